@@ -1,0 +1,129 @@
+// Package event defines what Lookout says to the outside: the versioned Event
+// (a CloudEvents 1.0 envelope), its life cycle, the text deltas of an answer
+// while it is generated, and the bounded fan-out to sinks and viewers.
+package event
+
+import "time"
+
+// Phase is a step in an event's life.
+type Phase string
+
+// An event starts once, may be updated, and ends once. Point marks an event
+// without extent in time (an answer to a question, a status).
+const (
+	Start  Phase = "start"
+	Update Phase = "update"
+	End    Phase = "end"
+	Point  Phase = "point"
+)
+
+// The event types, versioned: a change that breaks readers makes a new one.
+const (
+	TypeDescription = "video.lookout.description.v1"
+	TypeAnswer      = "video.lookout.answer.v1"
+	TypeAlert       = "video.lookout.alert.v1"
+	TypeLabel       = "video.lookout.label.v1"
+	TypeStatus      = "video.lookout.status.v1"
+)
+
+// Event is one statement about a stream, in CloudEvents 1.0 JSON form
+// (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md).
+type Event struct {
+	SpecVersion     string    `json:"specversion"` // always "1.0"
+	ID              string    `json:"id"`          // unique: Data.EventID, a dot, Data.Revision
+	Source          string    `json:"source"`      // "/streams/<stream>"
+	Type            string    `json:"type"`
+	Subject         string    `json:"subject,omitempty"` // the stream
+	Time            time.Time `json:"time"`              // when the words were complete
+	DataContentType string    `json:"datacontenttype"`   // "application/json"
+	DataSchema      string    `json:"dataschema"`
+	Data            Data      `json:"data"`
+}
+
+// Data is the payload shared by all event types; fields that do not apply to
+// a type are absent.
+type Data struct {
+	Stream string `json:"stream"`
+	// Seq grows by one with each event of the stream and is never reused, also
+	// across restarts: outputs use it to refuse what they already have.
+	Seq uint64 `json:"seq"`
+	// EventID names the life that Phase belongs to.
+	EventID  string `json:"event_id"`
+	Revision int    `json:"revision"`
+	Phase    Phase  `json:"phase"`
+	Text     string `json:"text,omitempty"`
+	// Probability is the calibrated probability of "yes", for yes/no questions
+	// and alerts.
+	Probability *float64   `json:"probability,omitempty"`
+	Abstained   bool       `json:"abstained,omitempty"`
+	Prompt      *Prompt    `json:"prompt,omitempty"`
+	Labels      []Label    `json:"labels,omitempty"`
+	Status      *Status    `json:"status,omitempty"`
+	Evidence    []Evidence `json:"evidence,omitempty"`
+	Model       *Model     `json:"model,omitempty"`
+	Latency     *Latency   `json:"latency,omitempty"`
+	// Viewer is set on answers to one viewer's own question.
+	Viewer string `json:"viewer,omitempty"`
+}
+
+// Prompt is the standing or ad-hoc request that the event answers.
+type Prompt struct {
+	ID   string `json:"id"`
+	Text string `json:"text"`
+}
+
+// Label is one zero-shot label with its probability and raw cosine.
+type Label struct {
+	Name        string  `json:"name"`
+	Probability float64 `json:"probability"`
+	Cosine      float64 `json:"cosine"`
+}
+
+// Status tells a change in a stream's health.
+type Status struct {
+	// State is one of connecting, live, reconnecting, ended, failed, degraded,
+	// recovered, out_of_domain, in_domain, lost_events.
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"`
+	// Fix tells the operator what to do about it.
+	Fix   string `json:"fix,omitempty"`
+	Count uint64 `json:"count,omitempty"`
+}
+
+// Evidence is a frame that the words rest on.
+type Evidence struct {
+	Capture time.Time `json:"capture"`
+	MediaMS int64     `json:"media_ms"`
+	RTP     uint32    `json:"rtp"`
+	Frame   uint64    `json:"frame"`
+}
+
+// Model names the weights that spoke.
+type Model struct {
+	Name string `json:"name"`
+	Hash string `json:"hash"` // "sha256:" and the first 16 hex digits of the manifest
+}
+
+// Latency says where the time went, in milliseconds.
+type Latency struct {
+	DecodeMS     float64 `json:"decode_ms"`      // capture to decoded frame
+	EncodeMS     float64 `json:"encode_ms"`      // visual encoder and temporal module
+	FirstTokenMS float64 `json:"first_token_ms"` // prompt to first token
+	GenerateMS   float64 `json:"generate_ms"`    // prompt to last token
+	// GlassToWordMS is from the capture of the newest evidence frame to the
+	// first piece of text.
+	GlassToWordMS float64 `json:"glass_to_word_ms"`
+}
+
+// Delta is a piece of text on its way: the words of an event that is not
+// complete yet. The event that follows carries the whole text.
+type Delta struct {
+	Stream   string   `json:"stream"`
+	EventID  string   `json:"event_id"`
+	Index    int      `json:"index"` // 0 for the first piece
+	Text     string   `json:"text"`
+	Done     bool     `json:"done,omitempty"`
+	Prompt   *Prompt  `json:"prompt,omitempty"`
+	Evidence Evidence `json:"evidence"` // the newest frame it rests on
+	Viewer   string   `json:"viewer,omitempty"`
+}
