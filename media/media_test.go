@@ -16,7 +16,7 @@ func TestRTPTime(t *testing.T) {
 		{0, 0},
 		{time.Second, 90000},
 		{40 * time.Millisecond, 3600},
-		{time.Second / 3, 29999}, // 333333333 ns
+		{time.Second / 3, 29999},                   // 333333333 ns
 		{47722 * time.Second, 47722*90000 - 1<<32}, // just past the wrap
 		{400 * 24 * time.Hour, uint32((400 * 24 * 3600 * 90000) & 0xffffffff)},
 	} {

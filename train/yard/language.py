@@ -1,0 +1,177 @@
+"""Words for the yard: descriptions, change narration, questions and answers, noun phrases; all from ground truth.
+
+What may be said, and when (the scorer holds the same rules):
+- an actor is spoken of when at least half of it is seen (scene.VISIBLE);
+- its action is that of the last two seconds: an event (enter, stop, turn back, ...) that is younger than RECENT, else its state;
+- `changes` tells only events of the last second (CHANGE), and is NOTHING when there are none.
+"""
+from __future__ import annotations
+
+import random
+
+from .scene import CRATES, PAINT, VISIBLE, Scene
+
+NOTHING, CANNOT_TELL = "<|nothing|>", "<|cannot_tell|>"
+RECENT, CHANGE = 2.0, 1.0
+NUMBER = ["no", "one", "two", "three", "four", "five", "six"]
+PLURAL = {"person": "people", "box": "boxes", "crate of apples": "crates of apples", "crate of bananas": "crates of bananas",
+          "crate of oranges": "crates of oranges"}
+MOVES = {"person": ["walks", "is walking"], "car": ["drives", "is driving"], "van": ["drives", "is driving"], "bicycle": ["rides", "is riding"],
+         "dog": ["runs", "is running"], "ball": ["rolls", "is rolling"]}
+STANDS = {"person": "stands", "dog": "stands"}
+
+
+def article(noun: str) -> str:
+    return ("an " if noun[0] in "aeo" else "a ") + noun
+
+
+def noun(a, r: random.Random | None = None) -> str:
+    """"red van", "person in a red coat", "box", "crate of apples": without article."""
+    if a["kind"] == "person":
+        return f"person in {article(a['color'])} coat"
+    if a["kind"] in CRATES or a["kind"] == "box":
+        return a["kind"]
+    return f"{a['color']} {a['kind']}"
+
+
+def the(a, first: bool) -> str:
+    return article(noun(a)) if first else "the " + noun(a)
+
+
+def cap(s: str) -> str:
+    return s[0].upper() + s[1:]
+
+
+class Teller:
+    """Speaks of one scene. `truth_at(t)` gives the actors of scene.truth."""
+
+    def __init__(self, scene: Scene, truth_at, seed: int):
+        self.s, self.truth_at, self.r = scene, truth_at, random.Random(seed)
+        self.events = scene.events()
+
+    def seen(self, t: float) -> list[dict]:
+        return [a for a in self.truth_at(t) if a["visible"] >= VISIBLE and not a["held"]]
+
+    def last_event(self, a: dict, t: float, within: float):
+        ev = [e for e in self.events if e["actor"] == a["id"] and t - within < e["t"] <= t]
+        return ev[-1] if ev else None
+
+    def direction(self, a: dict, t: float) -> str:
+        return a["direction"] or ("right" if self.s.actors[a["id"]].facing(t) > 0 else "left")
+
+    def event_clause(self, a: dict, e: dict, t: float) -> str:
+        r, k, d = self.r, e["kind"], self.direction(a, min(t, e["t"] + 0.05))
+        mv = {"person": "walks", "dog": "runs", "ball": "rolls", "bicycle": "rides"}.get(a["kind"], "drives")
+        other = "left" if d == "right" else "right"
+        return {
+            "enter": lambda: r.choice([f"comes in from the {other}", f"enters from the {other}"]),
+            "leave": lambda: r.choice([f"leaves to the {d}", f"has left to the {d}"]),
+            "stop": lambda: r.choice(["has stopped", "stops"]),
+            "start": lambda: r.choice([f"starts to move to the {d}", f"moves off to the {d}"]),
+            "turn_back": lambda: r.choice([f"turns back and {mv} to the {d}", f"has turned back to the {d}"]),
+            "drop": lambda: r.choice(["drops a box", "puts a box down"]),
+            "pick_up": lambda: r.choice(["picks up a box", "takes up a box"]),
+            "fall": lambda: r.choice(["falls", "has fallen"]),
+            "get_up": lambda: r.choice(["gets up", "stands up again"]),
+        }[k]()
+
+    def state_clause(self, a: dict, t: float) -> str:
+        r = self.r
+        if a["state"] == "moving" and a["direction"]:
+            c = f"{r.choice(MOVES[a['kind']])} to the {a['direction']}"
+            return c + (r.choice([" with a box", " and carries a box"]) if a["carrying"] else "")
+        if a["state"] == "fallen":
+            return r.choice(["lies on the ground", "is lying on the ground"])
+        where = {"left": "on the left", "right": "on the right", "middle": "in the middle"}[a["side"]]
+        return f"{STANDS.get(a['kind'], r.choice(['is', 'stands']))} {where}"
+
+    def describe(self, t: float) -> str:
+        r, seen = self.r, self.seen(t)
+        if not seen:
+            return r.choice(["The yard is empty.", "Nobody is there.", "There is nothing in the yard."])
+        seen = sorted(seen, key=lambda a: (a["vx"] == 0 and not self.last_event(a, t, RECENT), -(a["box"][2] - a["box"][0])))
+        out = []
+        for a in seen:
+            e = self.last_event(a, t, RECENT)
+            if e and e["kind"] in ("leave",):
+                e = None
+            out.append(f"{cap(the(a, True))} {self.event_clause(a, e, t) if e else self.state_clause(a, t)}.")
+        return " ".join(out)
+
+    def changes(self, t: float) -> str:
+        out = []
+        for e in self.events:
+            if not t - CHANGE < e["t"] <= t:
+                continue
+            k = e["kind"]
+            if e["actor"] < 0:
+                out.append(cap({"gate_open": self.r.choice(["the gate opens.", "the gate is opening."]), "gate_close": "the gate closes.",
+                                "lights_on": "the lights go on.", "lights_off": "the lights go off."}[k]))
+                continue
+            a = self.s.actors[e["actor"]]
+            if k != "leave" and not any(b["id"] == a.id for b in self.seen(t)):
+                continue
+            d = {"id": a.id, "kind": a.kind, "color": a.color, "direction": ""}
+            out.append(f"{cap(the(d, True))} {self.event_clause(d, e, e['t'])}.")
+        return " ".join(out) or NOTHING
+
+    def qa(self, t: float) -> list[dict]:
+        r, seen = self.r, self.seen(t)
+        half = [a for a in self.truth_at(t) if a not in seen]   # neither clearly there nor clearly absent
+        out = []
+
+        def add(kind, q, a):
+            out.append({"q": r.choice(q) if isinstance(q, list) else q, "a": a, "kind": kind})
+
+        def yn(kind, q, v, more=""):
+            add(kind, q, ("yes" if v else "no") + (more if v else ""))
+
+        # contains: one that is there, one like it in another colour, one that is not.
+        fruit = {"crate of apples": "apple", "crate of bananas": "banana", "crate of oranges": "orange"}
+        for k, f in fruit.items():
+            if not any(a["kind"] == k for a in half) and r.random() < (0.9 if any(a["kind"] == k for a in seen) else 0.25):
+                yn("contains", [f"does it contain {article(f)}?", f"is there {article(f)}?", f"do you see {f}s?"], any(a["kind"] == k for a in seen))
+        colored = [a for a in seen if a["kind"] in ("person", "car", "van", "bicycle", "ball")]
+        for a in r.sample(colored, min(2, len(colored))):
+            yn("contains", [f"is there {article(noun(a))}?", f"do you see {article(noun(a))}?"], True)
+            b = dict(a, color=r.choice([c for c in PAINT if not any(x["kind"] == a["kind"] and x["color"] == c for x in self.truth_at(t))]))
+            yn("contains", [f"is there {article(noun(b))}?", f"do you see {article(noun(b))}?"], False)
+            same = [x for x in self.truth_at(t) if x["kind"] == a["kind"]]
+            if len(same) == 1:
+                what = "the coat" if a["kind"] == "person" else f"the {a['kind']}"
+                add("color", f"what colour is {what}?", a["color"])
+                whom = "the person" if a["kind"] == "person" else f"the {a['kind']}"
+                add("direction", [f"which way is {whom} going?", f"where is {whom} going?"],
+                    f"to the {a['direction']}" if a["direction"] else "it is not moving" if a["kind"] != "person" else "nowhere")
+                yn("stopped", [f"has {whom} stopped?"], bool((e := self.last_event(a, t, RECENT)) and e["kind"] == "stop"))
+                yn("moving", [f"is {whom} moving?"], bool(a["direction"]))
+        kind = r.choice(["person", "car", "van", "dog", "bicycle", "ball", "box"])
+        if not any(a["kind"] == kind and a not in seen for a in self.truth_at(t)):
+            yn("contains", [f"is there {article(kind)}?", f"does it contain {article(kind)}?"], any(a["kind"] == kind for a in seen))
+        absent = [k for k in ("car", "van", "bicycle") if not any(a["kind"] == k for a in self.truth_at(t))]
+        if absent and r.random() < 0.5:
+            add("color", f"what colour is the {r.choice(absent)}?", CANNOT_TELL)
+        for k in r.sample(["person", "car", "van", "dog"], 1):
+            if not any(a["kind"] == k for a in half):
+                add("count", [f"how many {PLURAL.get(k, k + 's')} are there?", f"how many {PLURAL.get(k, k + 's')} do you see?"],
+                    NUMBER[sum(a["kind"] == k for a in seen)])
+        if self.s.gate:
+            yn("gate", ["is the gate open?"], self.s.gate_is_open(t))
+        elif r.random() < 0.5:
+            add("gate", "is the gate open?", CANNOT_TELL)
+        recent = [e for e in self.events if t - 4.0 < e["t"] <= t]
+        if r.random() < 0.3 or any(e["kind"] == "drop" for e in recent):
+            yn("drop", ["did somebody leave a box?", "did somebody drop a box?"], any(e["kind"] == "drop" for e in recent))
+        if r.random() < 0.3 or any(e["kind"] == "pick_up" for e in recent):
+            yn("pick_up", ["did somebody pick up a box?"], any(e["kind"] == "pick_up" for e in recent))
+        if r.random() < 0.25 or any(a["state"] == "fallen" for a in seen):
+            yn("fallen", ["is anybody lying on the ground?", "has somebody fallen?"], any(a["state"] == "fallen" for a in seen))
+        w = r.choice(["rain", "snow", "fog", "night"])
+        q = {"rain": "is it raining?", "snow": "is it snowing?", "fog": "is it foggy?", "night": "is it night?"}[w]
+        if not (w == "night" and self.s.light == "dusk"):
+            yn("scene", q, self.s.light == "night" if w == "night" else self.s.weather == w)
+        return out
+
+    def phrases(self, t: float) -> list[str]:
+        """Noun phrases that are true of the picture at t, each with the actor it is about (-1: the scene)."""
+        return [(article(noun(a)), a["id"]) for a in self.seen(t)]
