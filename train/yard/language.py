@@ -13,7 +13,7 @@ from .scene import CRATES, PAINT, VISIBLE, Scene
 
 NOTHING, CANNOT_TELL = "<|nothing|>", "<|cannot_tell|>"
 RECENT, CHANGE = 2.0, 1.0
-NUMBER = ["no", "one", "two", "three", "four", "five", "six"]
+NUMBER = ["none", "one", "two", "three", "four", "five", "six"]
 PLURAL = {"person": "people", "box": "boxes", "crate of apples": "crates of apples", "crate of bananas": "crates of bananas",
           "crate of oranges": "crates of oranges"}
 MOVES = {"person": ["walks", "is walking"], "car": ["drives", "is driving"], "van": ["drives", "is driving"], "bicycle": ["rides", "is riding"],

@@ -93,6 +93,7 @@ def clip(seed: int, split: str, frames: int):
         texts.append({"t": k, "describe": sorted({tell.describe(t) for _ in range(3)}), "changes": sorted({tell.changes(t) for _ in range(2)}), "qa": tell.qa(t),
                       "phrases": [{"text": p, "patches": np.flatnonzero(gs[k]["actor"].ravel() == i + 1).tolist()} for p, i in tell.phrases(t)]})
     line = {"seed": seed, "place": s.place, "light": s.light, "weather": s.weather, "codec": codec, "crf": crf, "events": s.events(),
+            "gate": s.gate_open if s.gate else None, "lamps": s.lamps,
             "actors": [{"id": a.id, "kind": a.kind, "color": a.color} for a in s.actors], "texts": texts}
     return pix, {k: np.stack([g[k] for g in gs]) for k in gs[0]}, line
 

@@ -1,0 +1,284 @@
+"""The small video-language model: visual encoder, temporal module, text tower, decoder.
+
+Shapes: N frames, P patches (16x9), D width, E embedding, T visual tokens a frame, C decoder width, W window of frames.
+"""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from yard.labels import ACTIONS, COLORS, EVENTS, GRID_H, GRID_W, KINDS
+
+
+@dataclass
+class Config:
+    dim: int = 192
+    enc_layers: int = 6
+    enc_heads: int = 6
+    embed: int = 128
+    temporal_layers: int = 2
+    window: int = 16
+    merge_w: int = 2
+    merge_h: int = 3
+    width: int = 256
+    dec_layers: int = 4
+    heads: int = 8
+    kv_heads: int = 2
+    head_dim: int = 32
+    ffn: int = 704
+    vocab: int = 1024
+    rope_theta: float = 10000.0
+    frames_in_window: int = 8
+
+    @property
+    def patches(self) -> int:
+        return GRID_W * GRID_H
+
+    @property
+    def tokens(self) -> int:
+        return (GRID_W // self.merge_w) * (GRID_H // self.merge_h)
+
+    dict = asdict
+
+
+class MLP(nn.Module):
+    def __init__(self, d: int, k: int = 4):
+        super().__init__()
+        self.a, self.b = nn.Linear(d, k * d), nn.Linear(k * d, d)
+
+    def forward(self, x):
+        return self.b(F.gelu(self.a(x)))
+
+
+class Attention(nn.Module):
+    """Multi-head attention over the last but one axis; `bias` is added to the scores."""
+
+    def __init__(self, d: int, heads: int):
+        super().__init__()
+        self.h = heads
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+
+    def split(self, x):
+        return x.unflatten(-1, (self.h, -1)).transpose(-2, -3)
+
+    def forward(self, x, bias=None):
+        q, k, v = (self.split(y) for y in self.qkv(x).chunk(3, -1))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+        return self.out(y.transpose(-2, -3).flatten(-2))
+
+
+class Block(nn.Module):
+    def __init__(self, d: int, heads: int):
+        super().__init__()
+        self.n1, self.n2 = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.attn, self.mlp = Attention(d, heads), MLP(d)
+
+    def forward(self, x, bias=None):
+        x = x + self.attn(self.n1(x), bias)
+        return x + self.mlp(self.n2(x))
+
+
+class Encoder(nn.Module):
+    """Pixels to patch tokens. A convolutional stem (Xiao et al. 2021, "Early convolutions help transformers see better")."""
+
+    def __init__(self, c: Config):
+        super().__init__()
+        chans = [3, 32, 64, 128, c.dim]
+        self.stem = nn.Sequential(*[m for i in range(4) for m in (
+            nn.Conv2d(chans[i], chans[i + 1], 3, 2, 1, bias=False), nn.BatchNorm2d(chans[i + 1]), nn.GELU())], nn.Conv2d(c.dim, c.dim, 1))
+        self.pos = nn.Parameter(torch.randn(1, c.patches, c.dim) * 0.02)
+        self.blocks = nn.ModuleList(Block(c.dim, c.enc_heads) for _ in range(c.enc_layers))
+        self.norm = nn.LayerNorm(c.dim)
+        self.patch_proj, self.image_proj = nn.Linear(c.dim, c.embed), nn.Linear(c.dim, c.embed)
+        self.pool = nn.Linear(c.dim, 1)
+
+    def forward(self, pixels):
+        """uint8 [N,H,W,3] -> tokens [N,P,D]."""
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32) * (1 / 58.0) - 2.0
+        x = self.stem(x.contiguous(memory_format=torch.channels_last)).flatten(2).transpose(1, 2) + self.pos
+        for b in self.blocks:
+            x = b(x)
+        return self.norm(x)
+
+    def embeds(self, tokens):
+        """tokens -> image_embed [N,E], patch_embed [N,P,E], both unit length."""
+        w = self.pool(tokens).softmax(1)
+        return F.normalize(self.image_proj((w * tokens).sum(1)), dim=-1), F.normalize(self.patch_proj(tokens), dim=-1)
+
+
+class EncoderHeads(nn.Module):
+    """Dense supervision from the simulator; not exported."""
+
+    def __init__(self, c: Config):
+        super().__init__()
+        self.cls, self.color, self.cover = nn.Linear(c.dim, len(KINDS)), nn.Linear(c.dim, len(COLORS)), nn.Linear(c.dim, 1)
+        self.light, self.weather, self.gate, self.lamps = (nn.Linear(c.dim, n) for n in (3, 4, 3, 2))
+        self.count = nn.Linear(c.dim, len(KINDS))
+
+
+class TextTower(nn.Module):
+    def __init__(self, c: Config, layers: int = 2, length: int = 16):
+        super().__init__()
+        d = c.embed
+        self.tok, self.pos = nn.Embedding(c.vocab, d), nn.Parameter(torch.randn(1, length, d) * 0.02)
+        self.blocks = nn.ModuleList(Block(d, 4) for _ in range(layers))
+        self.norm, self.out = nn.LayerNorm(d), nn.Linear(d, d)
+        self.scale, self.bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-5.0))
+
+    def forward(self, ids, mask):
+        x = self.tok(ids) + self.pos[:, : ids.shape[1]]
+        bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill(mask == 0, -1e9)[:, None, None, :]
+        for b in self.blocks:
+            x = b(x, bias)
+        m = mask[..., None].to(x.dtype)
+        return F.normalize(self.out((self.norm(x) * m).sum(1) / m.sum(1)), dim=-1)
+
+
+class TemporalBlock(nn.Module):
+    """Divided space-time attention (Bertasius et al. 2021), causal in time: first over the same patch place in the
+    last W frames, then within the frame. The temporal branch starts at zero."""
+
+    def __init__(self, c: Config):
+        super().__init__()
+        self.c, self.h = c, c.enc_heads
+        self.nt, self.t = nn.LayerNorm(c.dim), Attention(c.dim, c.enc_heads)
+        self.age = nn.Parameter(torch.zeros(c.enc_heads, c.window + 1))
+        self.age_key = nn.Parameter(torch.randn(c.window + 1, c.dim) * 0.02)
+        nn.init.zeros_(self.t.out.weight)
+        nn.init.zeros_(self.t.out.bias)
+        self.space = Block(c.dim, c.enc_heads)
+
+    def forward(self, x, ticks):
+        """x [B,F,P,D]; ticks [B,F] when each frame was taken, in samples. Parallel over frames, equal to `step`."""
+        B, Fr, P, D = x.shape
+        q, k, v = self.t.qkv(self.nt(x)).transpose(1, 2).chunk(3, -1)           # [B,P,F,D]
+        q, k, v = (self.t.split(y) for y in (q, k, v))                          # [B,P,H,F,hd]
+        age = ticks[:, :, None] - ticks[:, None, :]                             # [B,F,F]
+        ok = (age >= 0) & (age <= self.c.window)
+        a = age.clamp(0, self.c.window)
+        bias = self.age[:, a].transpose(0, 1).float()                           # [B,H,F,F]
+        ek = self.age_key.unflatten(-1, (self.h, -1)).transpose(0, 1)           # [H,W+1,hd]
+        bias = bias[:, None] + (torch.einsum("bphfd,hwd->bphfw", q.float(), ek.float()) * q.shape[-1] ** -0.5).gather(
+            -1, a[:, None, None].expand(B, P, self.h, Fr, Fr))
+        bias = bias.masked_fill(~ok[:, None, None], -1e9)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        x = x + self.t.out(y.transpose(-2, -3).flatten(-2).transpose(1, 2))
+        return self.space(x)
+
+    def step(self, x, ring_k, ring_v, age):
+        """One frame: x [B,P,D], ring_k and ring_v [B,W,P,D], age [B,W] (0: empty slot) -> x, new_k, new_v [B,P,D]."""
+        q, k, v = self.t.qkv(self.nt(x)).chunk(3, -1)
+        hd = q.shape[-1] // self.h
+        qs = q.unflatten(-1, (self.h, hd)).unsqueeze(3)                                   # [B,P,H,1,hd]
+        ks = torch.cat([ring_k, k.unsqueeze(1)], 1).unflatten(-1, (self.h, hd)).permute(0, 2, 3, 1, 4)
+        vs = torch.cat([ring_v, v.unsqueeze(1)], 1).unflatten(-1, (self.h, hd)).permute(0, 2, 3, 1, 4)
+        ages = torch.cat([age, torch.zeros_like(age[:, :1])], 1).clamp(0, self.c.window)  # [B,W+1]
+        ek = self.age_key[ages].unflatten(-1, (self.h, hd)).permute(0, 2, 1, 3).unsqueeze(1)   # [B,1,H,W+1,hd]
+        s = (qs * (ks + ek)).sum(-1) * hd ** -0.5 + self.age[:, ages].transpose(0, 1).unsqueeze(1)
+        empty = torch.cat([age <= 0, torch.zeros_like(age[:, :1], dtype=torch.bool)], 1) | torch.cat([age > self.c.window, torch.zeros_like(age[:, :1], dtype=torch.bool)], 1)
+        s = s.masked_fill(empty[:, None, None], -1e9).softmax(-1)
+        y = (s.unsqueeze(-1) * vs).sum(3).flatten(2)
+        return self.space(x + self.t.out(y)), k, v
+
+
+class Temporal(nn.Module):
+    def __init__(self, c: Config):
+        super().__init__()
+        self.c = c
+        self.blocks = nn.ModuleList(TemporalBlock(c) for _ in range(c.temporal_layers))
+        self.norm = nn.LayerNorm(c.dim)
+        self.connector = nn.Sequential(nn.Linear(c.dim * c.merge_w * c.merge_h, c.width * 2), nn.GELU(), nn.Linear(c.width * 2, c.width))
+
+    def pool(self, x):
+        """[...,P,D] -> visual tokens [...,T,C]: neighbouring patches side by side, as pixel shuffle does."""
+        c = self.c
+        x = x.unflatten(-2, (GRID_H // c.merge_h, c.merge_h, GRID_W // c.merge_w, c.merge_w))
+        x = x.transpose(-4, -3)  # [..., GH, GW, merge_h, merge_w, D]
+        return self.connector(x.flatten(-3, -1).flatten(-3, -2))
+
+    def forward(self, x, ticks):
+        for b in self.blocks:
+            x = b(x, ticks)
+        x = self.norm(x)
+        return x, self.pool(x)
+
+    def step(self, x, ring_k, ring_v, age):
+        ks, vs = [], []
+        for i, b in enumerate(self.blocks):
+            x, k, v = b.step(x, ring_k[:, i], ring_v[:, i], age)
+            ks.append(k)
+            vs.append(v)
+        x = self.norm(x)
+        return self.pool(x), torch.stack(ks, 1), torch.stack(vs, 1), x
+
+
+class TemporalHeads(nn.Module):
+    def __init__(self, c: Config):
+        super().__init__()
+        self.direction, self.action = nn.Linear(c.dim, 3), nn.Linear(c.dim, len(ACTIONS))
+        self.now, self.recent = nn.Linear(c.dim, len(EVENTS)), nn.Linear(c.dim, len(EVENTS))
+        self.frame = nn.Linear(c.dim, len(EVENTS))
+
+
+def rope(x, pos, theta: float):
+    """Half-split rotary embedding (Su et al. 2021). x [B,H,S,hd], pos [B,S]."""
+    hd = x.shape[-1]
+    inv = theta ** (-torch.arange(0, hd, 2, device=x.device, dtype=torch.float32) / hd)
+    a = pos[:, None, :, None].float() * inv
+    c, s = a.cos(), a.sin()
+    x1, x2 = x.float().chunk(2, -1)
+    return torch.cat([x1 * c - x2 * s, x2 * c + x1 * s], -1).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, d: int):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(d))
+
+    def forward(self, x):
+        return (x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + 1e-5) * self.w).to(x.dtype)
+
+
+class DecoderBlock(nn.Module):
+    def __init__(self, c: Config):
+        super().__init__()
+        self.c = c
+        self.n1, self.n2 = RMSNorm(c.width), RMSNorm(c.width)
+        self.q = nn.Linear(c.width, c.heads * c.head_dim, bias=False)
+        self.k, self.v = (nn.Linear(c.width, c.kv_heads * c.head_dim, bias=False) for _ in range(2))
+        self.o = nn.Linear(c.heads * c.head_dim, c.width, bias=False)
+        self.gate, self.up = (nn.Linear(c.width, c.ffn, bias=False) for _ in range(2))
+        self.down = nn.Linear(c.ffn, c.width, bias=False)
+
+    def forward(self, x, pos, mask):
+        c, y = self.c, self.n1(x)
+        q, k, v = (p(y).unflatten(-1, (-1, c.head_dim)).transpose(1, 2) for p in (self.q, self.k, self.v))
+        q, k = rope(q, pos, c.rope_theta), rope(k, pos, c.rope_theta)
+        rep = c.heads // c.kv_heads
+        y = F.scaled_dot_product_attention(q, k.repeat_interleave(rep, 1), v.repeat_interleave(rep, 1), attn_mask=mask)
+        x = x + self.o(y.transpose(1, 2).flatten(-2))
+        y = self.n2(x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+class Decoder(nn.Module):
+    """A Llama-style decoder; the output head shares the embedding."""
+
+    def __init__(self, c: Config):
+        super().__init__()
+        self.c = c
+        self.embed = nn.Embedding(c.vocab, c.width)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.blocks = nn.ModuleList(DecoderBlock(c) for _ in range(c.dec_layers))
+        self.norm = RMSNorm(c.width)
+
+    def forward(self, x, pos, mask):
+        for b in self.blocks:
+            x = b(x, pos, mask)
+        return self.norm(x)
+
+    def logits(self, h):
+        return h @ self.embed.weight.T.to(h.dtype)
