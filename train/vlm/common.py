@@ -1,0 +1,42 @@
+"""What the training stages share: checkpoints that survive an interruption, a schedule by wall-clock, progress lines."""
+from __future__ import annotations
+
+import math
+import os
+import time
+
+import torch
+
+
+def save(path: str, **state) -> None:
+    torch.save(state, path + ".tmp")
+    os.replace(path + ".tmp", path)
+
+
+class Clock:
+    """A budget of minutes that goes on where a checkpoint left it; gives the share done and the learning rate."""
+
+    def __init__(self, minutes: float, lr: float, used: float = 0.0):
+        self.budget, self.lr, self.used, self.t0 = minutes * 60, lr, used, time.time()
+
+    def spent(self) -> float:
+        return self.used + time.time() - self.t0
+
+    def share(self) -> float:
+        return min(self.spent() / self.budget, 1.0)
+
+    def set_lr(self, opt, warm: float = 0.02) -> None:
+        f = self.share()
+        k = f / warm if f < warm else 0.5 * (1 + math.cos(math.pi * (f - warm) / (1 - warm)))
+        for g in opt.param_groups:
+            g["lr"] = self.lr * max(k, 0.01)
+
+
+def adamw(*modules, lr: float):
+    decay = [p for m in modules for p in m.parameters() if p.requires_grad and p.ndim >= 2]
+    rest = [p for m in modules for p in m.parameters() if p.requires_grad and p.ndim < 2]
+    return torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.98))
+
+
+def log(**kw) -> None:
+    print(time.strftime("%H:%M:%S"), " ".join(f"{k}={v:.4f}" if isinstance(v, float) else f"{k}={v}" for k, v in kw.items()), flush=True)
