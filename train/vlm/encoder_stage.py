@@ -92,7 +92,7 @@ def evaluate(data, enc, heads, text, bank, n=512):
 
 def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, batch: int = 64, lr: float = 1.5e-3) -> None:
     torch.manual_seed(1)
-    enc, heads, text = Encoder(c), EncoderHeads(c), TextTower(c)
+    enc, heads, text = Encoder(c).to(memory_format=torch.channels_last), EncoderHeads(c), TextTower(c)
     opt = adamw(enc, heads, text, lr=lr)
     ck, step, used = os.path.join(out, "encoder.pt"), 0, 0.0
     if os.path.exists(ck):
