@@ -31,7 +31,7 @@ system_ffmpeg() { pkg-config --exists 'libavcodec >= 61.19' 'libavcodec < 62' 'l
 
 if [ "${1:-}" = env ]; then
   if [ -e "$PREFIX/ready" ]; then
-    printf "export PKG_CONFIG_PATH='%s/lib/pkgconfig'\nexport CGO_LDFLAGS='-O2 -g -Wl,-rpath,%s/lib'\nexport PATH='%s/bin':\"\$PATH\"\n" "$PREFIX" "$PREFIX" "$PREFIX"
+    printf "export PKG_CONFIG_PATH='%s/lib/pkgconfig'\nexport CGO_LDFLAGS='-O2 -g -Wl,--disable-new-dtags -Wl,-rpath,%s/lib'\nexport PATH='%s/bin':\"\$PATH\"\n" "$PREFIX" "$PREFIX" "$PREFIX"
   fi
   printf 'export CGO_ENABLED=1\n'
   exit
@@ -107,9 +107,9 @@ fi
 tar -C "$work" -xf "$tarball"
 cd "$work/ffmpeg-$FFMPEG_VERSION"
 say "configuring FFmpeg"
-# $ORIGIN lets the libraries find each other wherever the folder is moved to.
-./configure --prefix="$PREFIX" --extra-ldsoflags='-Wl,-rpath,\$$ORIGIN' --extra-ldexeflags='-Wl,-rpath,\$$ORIGIN/../lib' "${FFMPEG_CONFIG[@]}" >"$CACHE/ffmpeg-configure.log" 2>&1 ||
+./configure --prefix="$PREFIX" --enable-rpath "${FFMPEG_CONFIG[@]}" >"$CACHE/ffmpeg-configure.log" 2>&1 ||
   die "FFmpeg's configure failed; see $CACHE/ffmpeg-configure.log"
+touch "$CACHE/ffmpeg-make.log"
 total=$(make -n 2>/dev/null | grep -cE '(CC|X86ASM)\b' || true)
 SECONDS=0
 make -j"$(nproc)" >"$CACHE/ffmpeg-make.log" 2>&1 & build=$!
