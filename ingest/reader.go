@@ -149,6 +149,7 @@ func (r *Reader) open(ctx context.Context) error {
 		}
 		set("rtsp_transport", transport)
 		set("fflags", "nobuffer")
+		set("analyzeduration", "500000") // microseconds; the default of 5 s would delay the first word
 	}
 	r.in = astiav.AllocFormatContext()
 	r.in.SetIOInterrupter(r.intr)
