@@ -1,0 +1,300 @@
+// Package configs reads what a user wants of Lookout: defaults, then a YAML
+// file, then the environment, then a check that names the line and the fix.
+package configs
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/goccy/go-yaml"
+)
+
+// Example is the commented lookout.yaml: every key with its default.
+//
+//go:embed lookout.yaml
+var Example []byte
+
+// Config is the whole configuration of `lookout run`.
+type Config struct {
+	// Streams are the videos to watch.
+	Streams []Stream `yaml:"streams" json:"streams" doc:"the videos to watch"`
+	// Model is a bundle's folder or a name known to `lookout models list`. It defaults to the embedded model.
+	Model string `yaml:"model" json:"model" doc:"a model folder, or a name from lookout models list; empty: the embedded model"`
+	// Precision picks a file variant of a public model. It defaults to auto.
+	Precision string `yaml:"precision" json:"precision" enum:"auto,fp32,fp16,q4,q4f16,int8,quantized" doc:"file variant of a public model"`
+	// Device is auto, cpu, cuda or cuda:N. It defaults to auto.
+	Device string `yaml:"device" json:"device" doc:"auto, cpu, cuda or cuda:N"`
+	// Threads bounds the threads that the models use. It defaults to 0: one for each core.
+	Threads int `yaml:"threads" json:"threads" doc:"threads of the models; 0: one for each core"`
+	// StateDir keeps what must survive a restart. It defaults to the user's state folder.
+	StateDir string `yaml:"state_dir" json:"state_dir" doc:"folder for the outbox, the search index, snapshots and streams added at run time"`
+
+	LLM      LLM      `yaml:"llm" json:"llm" doc:"where the words come from"`
+	Web      Web      `yaml:"web" json:"web" doc:"the page, its API and WebRTC"`
+	Redis    Redis    `yaml:"redis" json:"redis" doc:"events into Redis Streams"`
+	Webhook  Webhook  `yaml:"webhook" json:"webhook" doc:"events to an HTTP endpoint"`
+	MQTT     MQTT     `yaml:"mqtt" json:"mqtt" doc:"events to an MQTT broker"`
+	Outbox   Outbox   `yaml:"outbox" json:"outbox" doc:"the durable queue in front of each sink"`
+	Evidence Evidence `yaml:"evidence" json:"evidence" doc:"snapshots of what alerts rest on"`
+	Search   Search   `yaml:"search" json:"search" doc:"the index over past events"`
+	Log      Log      `yaml:"log" json:"log" doc:"what is logged, and how"`
+}
+
+// Stream is one video and what to look for in it.
+type Stream struct {
+	Name      string        `yaml:"name" json:"name" doc:"letters, digits, dot, dash and underscore"`
+	URL       string        `yaml:"url" json:"url" doc:"a file, rtsp://, http(s)://, or v4l2:/dev/video0"`
+	Transport string        `yaml:"transport" json:"transport" enum:"tcp,udp" doc:"of RTSP"`
+	Loop      bool          `yaml:"loop" json:"loop" doc:"start a file again at its end"`
+	Rate      float64       `yaml:"rate" json:"rate" doc:"frames a second that are looked at; 0: the model's"`
+	Decoder   string        `yaml:"decoder" json:"decoder" doc:"cpu, auto, cuda or vaapi"`
+	Threads   int           `yaml:"threads" json:"threads" doc:"decoding threads"`
+	Timeout   time.Duration `yaml:"timeout" json:"timeout" doc:"silence after which a source counts as lost"`
+	Describe  Describe      `yaml:"describe" json:"describe" doc:"the running description"`
+	Questions []Question    `yaml:"questions" json:"questions" doc:"standing questions"`
+	Labels    []string      `yaml:"labels" json:"labels" doc:"zero-shot labels; empty: the model's own"`
+	Gate      float64       `yaml:"gate" json:"gate" doc:"mean change of a pixel (0 to 255) under which a frame is not encoded; 0: off"`
+	Sinks     []string      `yaml:"sinks" json:"sinks" doc:"redis, webhook, mqtt; empty: all that are set up"`
+}
+
+// Describe says when a stream is described.
+type Describe struct {
+	Off    bool          `yaml:"off" json:"off" doc:"say nothing of your own accord"`
+	Every  time.Duration `yaml:"every" json:"every" doc:"shortest time between two descriptions"`
+	Prompt string        `yaml:"prompt" json:"prompt" doc:"what a public model is asked; the embedded one has its own task token"`
+	Quiet  time.Duration `yaml:"quiet" json:"quiet" doc:"time without anything new after which a description ends"`
+}
+
+// Question is asked again and again; with Alert, its yes has a life of its own.
+type Question struct {
+	ID    string        `yaml:"id" json:"id" doc:"short name used in events"`
+	Text  string        `yaml:"text" json:"text" doc:"the question"`
+	Every time.Duration `yaml:"every" json:"every" doc:"time between two askings"`
+	Alert *Alert        `yaml:"alert" json:"alert,omitempty" doc:"makes an alert of a yes"`
+}
+
+// Alert turns the probability of a yes into start, update and end.
+type Alert struct {
+	On       float64       `yaml:"on" json:"on" doc:"probability at which it starts"`
+	Off      float64       `yaml:"off" json:"off" doc:"probability under which it ends"`
+	For      time.Duration `yaml:"for" json:"for" doc:"time above on before it starts"`
+	CoolDown time.Duration `yaml:"cool_down" json:"cool_down" doc:"time after an end in which it does not start again"`
+	Adapt    bool          `yaml:"adapt" json:"adapt" doc:"raise the threshold to what this camera's own frames make ordinary"`
+}
+
+// LLM says which engine speaks.
+type LLM struct {
+	Backend     string        `yaml:"backend" json:"backend" enum:"local,openai" doc:"local: the model's own decoder; openai: a remote server"`
+	URL         string        `yaml:"url" json:"url" doc:"base address of an OpenAI-compatible server"`
+	Model       string        `yaml:"model" json:"model" doc:"the remote model's name"`
+	APIKeyEnv   string        `yaml:"api_key_env" json:"api_key_env" doc:"environment variable that holds the key"`
+	Timeout     time.Duration `yaml:"timeout" json:"timeout" doc:"of one request"`
+	Concurrency int           `yaml:"concurrency" json:"concurrency" doc:"requests at once"`
+	MaxTokens   int           `yaml:"max_tokens" json:"max_tokens" doc:"longest answer; 0: the model's"`
+}
+
+// Web is the HTTP server with the page, the API and WebRTC.
+type Web struct {
+	Listen   string            `yaml:"listen" json:"listen" doc:"address; off-loopback needs a token or users"`
+	Token    string            `yaml:"token" json:"token" doc:"access token; better from LOOKOUT_WEB_TOKEN"`
+	Users    map[string]string `yaml:"users" json:"users" doc:"user: bcrypt hash of the password"`
+	Insecure bool              `yaml:"insecure" json:"insecure" doc:"listen off-loopback without either"`
+	TLSCert  string            `yaml:"tls_cert" json:"tls_cert" doc:"certificate file, or 'self' for a self-made one"`
+	TLSKey   string            `yaml:"tls_key" json:"tls_key" doc:"key file"`
+	Origins  []string          `yaml:"origins" json:"origins" doc:"further origins that may use the API"`
+	WebRTC   WebRTC            `yaml:"webrtc" json:"webrtc" doc:"how viewers are reached"`
+}
+
+// WebRTC says how media reaches viewers.
+type WebRTC struct {
+	ICEServers []string `yaml:"ice_servers" json:"ice_servers" doc:"stun: and turn: addresses"`
+	UDPPort    int      `yaml:"udp_port" json:"udp_port" doc:"one UDP port for all viewers; 0: any"`
+	PortMin    int      `yaml:"port_min" json:"port_min" doc:"lowest UDP port"`
+	PortMax    int      `yaml:"port_max" json:"port_max" doc:"highest UDP port"`
+	TCPPort    int      `yaml:"tcp_port" json:"tcp_port" doc:"fallback over TCP; 0: off"`
+	NATAddress string   `yaml:"nat_address" json:"nat_address" doc:"public address of this machine"`
+	MDNS       bool     `yaml:"mdns" json:"mdns" doc:"resolve .local candidates"`
+	MaxViewers int      `yaml:"max_viewers" json:"max_viewers" doc:"viewers at once"`
+}
+
+// Redis is where events go.
+type Redis struct {
+	URL            string        `yaml:"url" json:"url" doc:"redis://, rediss:// ; empty: off"`
+	Addrs          []string      `yaml:"addrs" json:"addrs" doc:"nodes of a Cluster, or Sentinels, instead of url"`
+	SentinelMaster string        `yaml:"sentinel_master" json:"sentinel_master" doc:"name of the master that the Sentinels watch"`
+	Username       string        `yaml:"username" json:"username" doc:"ACL user"`
+	Password       string        `yaml:"password" json:"password" doc:"better from LOOKOUT_REDIS_PASSWORD"`
+	CAFile         string        `yaml:"ca_file" json:"ca_file" doc:"certificate authority of rediss://"`
+	Prefix         string        `yaml:"prefix" json:"prefix" doc:"first part of every key"`
+	MaxLen         int64         `yaml:"max_len" json:"max_len" doc:"entries kept of each camera, about"`
+	MaxAge         time.Duration `yaml:"max_age" json:"max_age" doc:"age of entries kept, instead of max_len"`
+	Notify         bool          `yaml:"notify" json:"notify" doc:"publish a Pub/Sub notice of each event"`
+}
+
+// Webhook posts events.
+type Webhook struct {
+	URL       string        `yaml:"url" json:"url" doc:"address that gets each event; empty: off"`
+	SecretEnv string        `yaml:"secret_env" json:"secret_env" doc:"environment variable with the key that signs (HMAC-SHA256)"`
+	Timeout   time.Duration `yaml:"timeout" json:"timeout" doc:"of one request"`
+}
+
+// MQTT publishes events.
+type MQTT struct {
+	URL         string `yaml:"url" json:"url" doc:"tcp:// or ssl:// broker; empty: off"`
+	Topic       string `yaml:"topic" json:"topic" doc:"first part of the topic; the stream's name follows"`
+	Username    string `yaml:"username" json:"username" doc:"of the broker"`
+	PasswordEnv string `yaml:"password_env" json:"password_env" doc:"environment variable with the password"`
+}
+
+// Outbox bounds what waits for a sink that is away.
+type Outbox struct {
+	MaxEvents int   `yaml:"max_events" json:"max_events" doc:"events kept for each sink; the oldest go first"`
+	MaxBytes  int64 `yaml:"max_bytes" json:"max_bytes" doc:"bytes kept for each sink"`
+}
+
+// Evidence bounds the snapshots on disk.
+type Evidence struct {
+	Off      bool          `yaml:"off" json:"off" doc:"keep none"`
+	MaxBytes int64         `yaml:"max_bytes" json:"max_bytes" doc:"size of all snapshots"`
+	MaxAge   time.Duration `yaml:"max_age" json:"max_age" doc:"age of the oldest"`
+}
+
+// Search bounds the index.
+type Search struct {
+	Off       bool          `yaml:"off" json:"off" doc:"index nothing"`
+	MaxEvents int           `yaml:"max_events" json:"max_events" doc:"events kept"`
+	MaxAge    time.Duration `yaml:"max_age" json:"max_age" doc:"age of the oldest"`
+}
+
+// Log is about the program's own messages.
+type Log struct {
+	Level  string `yaml:"level" json:"level" enum:"debug,info,warn,error" doc:"least level shown"`
+	Format string `yaml:"format" json:"format" enum:"auto,text,json" doc:"auto: text on a terminal, else JSON"`
+}
+
+// Default is the configuration without a file: the embedded model, no stream.
+func Default() Config {
+	return Config{
+		Precision: "auto",
+		Device:    "auto",
+		StateDir:  defaultStateDir(),
+		LLM:       LLM{Backend: "local", Timeout: 30 * time.Second, Concurrency: 2},
+		Web:       Web{Listen: "127.0.0.1:8080", WebRTC: WebRTC{MDNS: true, MaxViewers: 64}},
+		Redis:     Redis{Prefix: "lookout", MaxLen: 100_000},
+		Webhook:   Webhook{Timeout: 10 * time.Second},
+		MQTT:      MQTT{Topic: "lookout"},
+		Outbox:    Outbox{MaxEvents: 100_000, MaxBytes: 256 << 20},
+		Evidence:  Evidence{MaxBytes: 1 << 30, MaxAge: 7 * 24 * time.Hour},
+		Search:    Search{MaxEvents: 100_000, MaxAge: 30 * 24 * time.Hour},
+		Log:       Log{Level: "info", Format: "auto"},
+	}
+}
+
+// DefaultStream is a stream without its name and address.
+func DefaultStream() Stream {
+	return Stream{
+		Transport: "tcp",
+		Decoder:   "cpu",
+		Threads:   1,
+		Timeout:   10 * time.Second,
+		Describe:  Describe{Every: time.Second, Quiet: 5 * time.Second},
+		Gate:      0.35,
+	}
+}
+
+// DefaultAlert is an alert as it is when only `alert: {}` is written.
+func DefaultAlert() Alert {
+	return Alert{On: 0.8, Off: 0.5, For: 500 * time.Millisecond, CoolDown: 5 * time.Second}
+}
+
+// UnmarshalYAML starts from the defaults, so that a file names only what differs.
+func (s *Stream) UnmarshalYAML(unmarshal func(any) error) error {
+	type plain Stream
+	v := plain(DefaultStream())
+	if err := unmarshal(&v); err != nil {
+		return err
+	}
+	*s = Stream(v)
+	return nil
+}
+
+// UnmarshalYAML starts from the defaults.
+func (q *Question) UnmarshalYAML(unmarshal func(any) error) error {
+	type plain Question
+	v := plain{Every: time.Second}
+	if err := unmarshal(&v); err != nil {
+		return err
+	}
+	*q = Question(v)
+	return nil
+}
+
+// UnmarshalYAML starts from the defaults.
+func (a *Alert) UnmarshalYAML(unmarshal func(any) error) error {
+	type plain Alert
+	v := plain(DefaultAlert())
+	if err := unmarshal(&v); err != nil {
+		return err
+	}
+	*a = Alert(v)
+	return nil
+}
+
+func defaultStateDir() string {
+	if d := os.Getenv("XDG_STATE_HOME"); d != "" {
+		return filepath.Join(d, "lookout")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "lookout-state"
+	}
+	return filepath.Join(home, ".local", "state", "lookout")
+}
+
+// ErrNoFile is returned by Load when the named file is not there.
+var ErrNoFile = errors.New("no such configuration file; `lookout config print` shows one to start from")
+
+// Load reads the file at path (none when path is empty), lays the environment
+// over it and checks the whole.
+func Load(path string) (Config, error) {
+	c := Default()
+	if path != "" {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return c, fmt.Errorf("configs: %s: %w", path, ErrNoFile)
+		} else if err != nil {
+			return c, fmt.Errorf("configs: read %s: %w", path, err)
+		}
+		if err := Parse(b, &c); err != nil {
+			return c, fmt.Errorf("configs: %s: %w", path, err)
+		}
+	}
+	if err := applyEnv(&c, os.Environ()); err != nil {
+		return c, fmt.Errorf("configs: %w", err)
+	}
+	if err := c.Validate(); err != nil {
+		if path != "" {
+			return c, fmt.Errorf("configs: %s: %w", path, err)
+		}
+		return c, fmt.Errorf("configs: %w", err)
+	}
+	return c, nil
+}
+
+// Parse lays a YAML text over c. Keys that are not known, and keys written
+// twice, are errors with their line.
+func Parse(b []byte, c *Config) error {
+	var any any
+	if yaml.Unmarshal(b, &any) == nil && any == nil {
+		return nil // an empty document would wipe the defaults
+	}
+	if err := yaml.UnmarshalWithOptions(b, c, yaml.Strict()); err != nil {
+		return errors.New(yaml.FormatError(err, false, true))
+	}
+	return nil
+}
