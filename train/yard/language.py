@@ -112,7 +112,8 @@ class Teller:
             if k != "leave" and not any(b["id"] == a.id for b in self.seen(t)):
                 continue
             d = {"id": a.id, "kind": a.kind, "color": a.color, "direction": ""}
-            out.append(f"{cap(the(d, True))} {self.event_clause(d, e, e['t'])}.")
+            # A little after the event: its time is rounded, and just before a turn the actor still goes the other way.
+            out.append(f"{cap(the(d, True))} {self.event_clause(d, e, e['t'] + 0.05)}.")
         return " ".join(out) or NOTHING
 
     def qa(self, t: float) -> list[dict]:
