@@ -39,6 +39,9 @@ type Config struct {
 	ReadTimeout time.Duration
 	// Threads is the number of decoding threads. It defaults to 1.
 	Threads int
+	// Tap gets the packets before they are decoded and stays open when the
+	// Reader closes. It defaults to a tap of the Reader's own.
+	Tap *media.Tap
 }
 
 // Stats counts what a Reader has done.
@@ -95,7 +98,11 @@ func Open(ctx context.Context, cfg Config) (*Reader, error) {
 		cfg.Threads = 1
 	}
 	astiav.SetLogLevel(astiav.LogLevelFatal)
-	r := &Reader{cfg: cfg, tap: media.NewTap(0), intr: astiav.NewIOInterrupter(), pkt: astiav.AllocPacket(), tapPkt: astiav.AllocPacket(), frame: astiav.AllocFrame()}
+	tap := cfg.Tap
+	if tap == nil {
+		tap = media.NewTap(0)
+	}
+	r := &Reader{cfg: cfg, tap: tap, intr: astiav.NewIOInterrupter(), pkt: astiav.AllocPacket(), tapPkt: astiav.AllocPacket(), frame: astiav.AllocFrame()}
 	if err := r.open(ctx); err != nil {
 		r.Close()
 		return nil, err
@@ -245,7 +252,9 @@ func (r *Reader) Close() error {
 	if r.pkt == nil {
 		return nil
 	}
-	r.tap.Close()
+	if r.cfg.Tap == nil {
+		r.tap.Close()
+	}
 	r.closeInput()
 	r.scaler.close()
 	r.frame.Free()
