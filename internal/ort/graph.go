@@ -1,0 +1,218 @@
+package ort
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// Info describes one input or output of a graph.
+type Info struct {
+	Name string
+	// Type is an ONNX element type's name: "float32", "int64", "uint8" ...
+	Type string
+	// Shape has -1 for an axis that each run may choose.
+	Shape []int
+	code  uint64 // TensorProto.DataType
+}
+
+func (i Info) String() string {
+	s := make([]string, len(i.Shape))
+	for k, d := range i.Shape {
+		if s[k] = fmt.Sprint(d); d < 0 {
+			s[k] = "?"
+		}
+	}
+	return i.Type + "[" + strings.Join(s, "x") + "]"
+}
+
+// accepts reports whether a tensor of this shape may be bound here.
+func (i Info) accepts(shape []int) bool {
+	if len(shape) != len(i.Shape) {
+		return false
+	}
+	for k, d := range i.Shape {
+		if d >= 0 && d != shape[k] {
+			return false
+		}
+	}
+	return true
+}
+
+// Numbers of TensorProto.DataType that can be bound.
+const (
+	codeFloat32  = 1
+	codeUint8    = 2
+	codeUint16   = 4
+	codeInt32    = 6
+	codeInt64    = 7
+	codeFloat16  = 10
+	codeBFloat16 = 16
+)
+
+var typeNames = map[uint64]string{
+	codeFloat32: "float32", codeUint8: "uint8", 3: "int8", codeUint16: "uint16", 5: "int16", codeInt32: "int32", codeInt64: "int64",
+	8: "string", 9: "bool", codeFloat16: "float16", 11: "float64", codeBFloat16: "bfloat16",
+}
+
+var errGraph = errors.New("not an ONNX graph")
+
+// readGraph lists a model's inputs and outputs. The library itself can tell
+// them only of a session built for the purpose, which doubles the start.
+func readGraph(model []byte) (inputs, outputs []Info, err error) {
+	var graph []byte
+	err = fields(model, func(num uint64, v uint64, b []byte) error {
+		if num == 7 && b != nil { // ModelProto.graph
+			graph = b
+		}
+		return nil
+	})
+	if err == nil && graph == nil {
+		err = errGraph
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	weights := map[string]bool{}
+	err = fields(graph, func(num uint64, _ uint64, b []byte) error {
+		switch num {
+		case 5: // initializer: before IR version 4 it is listed as an input too
+			return fields(b, func(num, _ uint64, b []byte) error {
+				if num == 8 {
+					weights[string(b)] = true
+				}
+				return nil
+			})
+		case 11, 12:
+			info, err := readInfo(b)
+			if err != nil {
+				return err
+			}
+			if num == 11 {
+				inputs = append(inputs, info)
+			} else {
+				outputs = append(outputs, info)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	real := inputs[:0]
+	for _, in := range inputs {
+		if !weights[in.Name] {
+			real = append(real, in)
+		}
+	}
+	if len(real) == 0 || len(outputs) == 0 {
+		return nil, nil, errGraph
+	}
+	return real, outputs, nil
+}
+
+// readInfo reads a ValueInfoProto of a tensor.
+func readInfo(b []byte) (Info, error) {
+	var info Info
+	err := fields(b, func(num, _ uint64, b []byte) error {
+		switch num {
+		case 1:
+			info.Name = string(b)
+		case 2: // TypeProto
+			return fields(b, func(num, _ uint64, b []byte) error {
+				if num != 1 { // tensor_type
+					return nil
+				}
+				return fields(b, func(num, v uint64, b []byte) error {
+					switch num {
+					case 1:
+						info.code = v
+					case 2: // TensorShapeProto
+						return fields(b, func(num, _ uint64, b []byte) error {
+							dim := -1
+							err := fields(b, func(num, v uint64, _ []byte) error {
+								if num == 1 && int64(v) >= 0 {
+									dim = int(v)
+								}
+								return nil
+							})
+							info.Shape = append(info.Shape, dim)
+							return err
+						})
+					}
+					return nil
+				})
+			})
+		}
+		return nil
+	})
+	if info.Type = typeNames[info.code]; info.Type == "" {
+		info.Type = fmt.Sprintf("type %d", info.code)
+	}
+	return info, err
+}
+
+// fields walks one protobuf message. b is nil for numbers.
+func fields(msg []byte, f func(num, v uint64, b []byte) error) error {
+	for len(msg) > 0 {
+		key, n := binary.Uvarint(msg)
+		if n <= 0 {
+			return errGraph
+		}
+		msg = msg[n:]
+		var v uint64
+		var b []byte
+		switch key & 7 {
+		case 0:
+			if v, n = binary.Uvarint(msg); n <= 0 {
+				return errGraph
+			}
+		case 1:
+			n = 8
+		case 5:
+			n = 4
+		case 2:
+			size, k := binary.Uvarint(msg)
+			if k <= 0 || size > uint64(len(msg)-k) {
+				return errGraph
+			}
+			n = k + int(size)
+			b = msg[k:n:n]
+		default:
+			return errGraph
+		}
+		if n > len(msg) {
+			return errGraph
+		}
+		msg = msg[n:]
+		if err := f(key>>3, v, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readGraphFile does not read the weights: pages that are skipped stay on disk.
+func readGraphFile(path string) (inputs, outputs []Info, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if fi.Size() == 0 || fi.IsDir() {
+		return nil, nil, errGraph
+	}
+	m, err := syscall.Mmap(int(f.Fd()), 0, int(fi.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer syscall.Munmap(m)
+	return readGraph(m)
+}

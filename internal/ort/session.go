@@ -1,0 +1,262 @@
+package ort
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	ortgo "github.com/yalue/onnxruntime_go"
+)
+
+// Source is a model: a file, or bytes that are in memory already. A model with
+// external data must be a file.
+type Source struct {
+	// Name names it in errors.
+	Name string
+	// Path is the file; Data is used when it is empty.
+	Path string
+	Data []byte
+	// Hash identifies the content and is the key of the prepared graph. Empty:
+	// no prepared graph is kept.
+	Hash string
+}
+
+// Options of a Session. The zero value suits a graph that runs often.
+type Options struct {
+	// Outputs are the names that runs compute. It defaults to all.
+	Outputs []string
+	// Unoptimised runs the graph as it is written, to compare against.
+	Unoptimised bool
+}
+
+// Session is a loaded graph. Its bindings may run from many goroutines.
+type Session struct {
+	// Inputs and Outputs are in the graph's order.
+	Inputs, Outputs []Info
+
+	env  *Env
+	name string
+	s    *ortgo.DynamicAdvancedSession
+
+	mu       sync.Mutex
+	bindings map[*Binding]struct{}
+	closed   bool
+}
+
+// NewSession loads a graph.
+func (e *Env) NewSession(src Source, opt Options) (*Session, error) {
+	if src.Name == "" {
+		src.Name = filepath.Base(src.Path)
+	}
+	s := &Session{env: e, name: src.Name, bindings: map[*Binding]struct{}{}}
+	var err error
+	if src.Path != "" {
+		s.Inputs, s.Outputs, err = readGraphFile(src.Path)
+	} else {
+		s.Inputs, s.Outputs, err = readGraph(src.Data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ort: read %s: %w", src.Name, err)
+	}
+	if len(opt.Outputs) > 0 {
+		var outs []Info
+		for _, n := range opt.Outputs {
+			i, err := find(s.Outputs, n)
+			if err != nil {
+				return nil, fmt.Errorf("ort: %s has no output %q (it has %s)", src.Name, n, names(s.Outputs))
+			}
+			outs = append(outs, s.Outputs[i])
+		}
+		s.Outputs = outs
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, ErrClosed
+	}
+	if s.s, err = e.load(src, opt, s.Inputs, s.Outputs); err != nil {
+		return nil, fmt.Errorf("ort: load %s: %w", src.Name, err)
+	}
+	e.sessions[s] = struct{}{}
+	return s, nil
+}
+
+// load builds the session, from the graph prepared for this machine if there
+// is one, else from the source, keeping what was prepared.
+func (e *Env) load(src Source, opt Options, ins, outs []Info) (*ortgo.DynamicAdvancedSession, error) {
+	level := ortgo.GraphOptimizationLevel(ortgo.GraphOptimizationLevelEnableAll)
+	if opt.Unoptimised {
+		level = ortgo.GraphOptimizationLevelDisableAll
+	}
+	keep := ""
+	if e.cfg.CacheDir != "" && src.Hash != "" && !opt.Unoptimised {
+		keep = filepath.Join(e.cfg.CacheDir, preparedName(src.Hash, e.Version(), e.Device()))
+		if _, err := os.Stat(keep); err == nil {
+			s, err := e.build(Source{Path: keep}, ortgo.GraphOptimizationLevelDisableAll, "", ins, outs)
+			if err == nil {
+				return s, nil
+			}
+			os.Remove(keep)
+		}
+		if err := os.MkdirAll(e.cfg.CacheDir, 0o755); err != nil {
+			e.cfg.Logger.Warn("cannot keep prepared graphs", "err", err)
+			keep = ""
+		}
+	}
+	if keep == "" {
+		return e.build(src, level, "", ins, outs)
+	}
+	tmp, err := os.MkdirTemp(e.cfg.CacheDir, "prepare-")
+	if err != nil {
+		e.cfg.Logger.Warn("cannot keep prepared graphs", "err", err)
+		return e.build(src, level, "", ins, outs)
+	}
+	defer os.RemoveAll(tmp)
+	made := filepath.Join(tmp, "graph.onnx")
+	s, err := e.build(src, level, made, ins, outs)
+	if err == nil {
+		if err := os.Rename(made, keep); err != nil {
+			e.cfg.Logger.Warn("cannot keep a prepared graph", "model", src.Name, "err", err)
+		}
+	}
+	return s, err
+}
+
+func (e *Env) build(src Source, level ortgo.GraphOptimizationLevel, keep string, ins, outs []Info) (*ortgo.DynamicAdvancedSession, error) {
+	o, err := ortgo.NewSessionOptions()
+	if err != nil {
+		return nil, err
+	}
+	defer o.Destroy()
+	set := func(f func() error) {
+		if err == nil {
+			err = f()
+		}
+	}
+	set(func() error { return o.SetIntraOpNumThreads(e.cfg.Threads) })
+	set(func() error { return o.SetInterOpNumThreads(1) })
+	set(func() error { return o.SetGraphOptimizationLevel(level) })
+	set(func() error { return o.SetLogSeverityLevel(ortgo.LoggingLevelFatal) })
+	// Threads spin while a run lasts (half again as fast when kernels are small)
+	// and stop with it, or they would burn the cores that decoding needs.
+	set(func() error { return o.AddSessionConfigEntry("session.intra_op.allow_spinning", "1") })
+	set(func() error { return o.AddSessionConfigEntry("session.force_spinning_stop", "1") })
+	if keep != "" {
+		set(func() error { return o.SetOptimizedModelFilePath(keep) })
+	}
+	if err != nil {
+		return nil, err
+	}
+	var s *ortgo.DynamicAdvancedSession
+	create := func() error {
+		var err error
+		if src.Path != "" {
+			s, err = ortgo.NewDynamicAdvancedSession(src.Path, nameList(ins), nameList(outs), o)
+		} else {
+			s, err = ortgo.NewDynamicAdvancedSessionWithONNXData(src.Data, nameList(ins), nameList(outs), o)
+		}
+		return err
+	}
+	if !e.cuda {
+		return s, create()
+	}
+	err = keepSignals(func() error {
+		if err := appendCUDA(o, e.gpu); err != nil {
+			return err
+		}
+		return create()
+	})
+	return s, err
+}
+
+// preparedName is the file name of a graph prepared by this library on this
+// kind of machine: layouts chosen for one CPU are wrong for another.
+func preparedName(hash, version, device string) string {
+	sum := sha256.Sum256([]byte(strings.Join([]string{hash, version, device, cpuID()}, "\n")))
+	return hex.EncodeToString(sum[:12]) + ".onnx"
+}
+
+// cpuID is the model and the instruction sets of the first CPU.
+var cpuID = sync.OnceValue(func() string {
+	b, _ := os.ReadFile("/proc/cpuinfo")
+	first, _, _ := strings.Cut(string(b), "\n\n")
+	var id []string
+	for line := range strings.Lines(first) {
+		for _, key := range []string{"model name", "flags", "Features", "CPU part"} {
+			if strings.HasPrefix(line, key) {
+				id = append(id, line)
+			}
+		}
+	}
+	return strings.Join(id, "")
+})
+
+// Name is the model's name.
+func (s *Session) Name() string { return s.name }
+
+// Input describes the input called name.
+func (s *Session) Input(name string) (Info, error) {
+	if i, err := find(s.Inputs, name); err == nil {
+		return s.Inputs[i], nil
+	}
+	return Info{}, fmt.Errorf("ort: %s has no input %q (it has %s)", s.name, name, names(s.Inputs))
+}
+
+// Output describes the output called name.
+func (s *Session) Output(name string) (Info, error) {
+	if i, err := find(s.Outputs, name); err == nil {
+		return s.Outputs[i], nil
+	}
+	return Info{}, fmt.Errorf("ort: %s has no output %q (it has %s)", s.name, name, names(s.Outputs))
+}
+
+// Close waits for the run in progress and frees the graph and its bindings.
+func (s *Session) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	left := make([]*Binding, 0, len(s.bindings))
+	for b := range s.bindings {
+		left = append(left, b)
+	}
+	s.mu.Unlock()
+	for _, b := range left {
+		b.Close()
+	}
+	s.env.mu.Lock()
+	delete(s.env.sessions, s)
+	s.env.mu.Unlock()
+	return s.s.Destroy()
+}
+
+func find(list []Info, name string) (int, error) {
+	for i := range list {
+		if list[i].Name == name {
+			return i, nil
+		}
+	}
+	return 0, errGraph
+}
+
+func nameList(list []Info) []string {
+	n := make([]string, len(list))
+	for i := range list {
+		n[i] = list[i].Name
+	}
+	return n
+}
+
+func names(list []Info) string {
+	n := nameList(list)
+	if len(n) > 6 {
+		n = append(n[:6:6], "...")
+	}
+	return strings.Join(n, ", ")
+}
