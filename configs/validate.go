@@ -20,7 +20,9 @@ var deviceRule = regexp.MustCompile(`^(auto|cpu|cuda(:\d+)?)$`)
 // Validate tells all that is wrong, each with its key and the fix.
 func (c *Config) Validate() error {
 	var errs []error
-	bad := func(key, format string, args ...any) { errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...))) }
+	bad := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+	}
 	oneOf := func(key, v string, list ...string) {
 		if !slices.Contains(list, v) {
 			bad(key, "%q is not one of %s", v, strings.Join(list, ", "))

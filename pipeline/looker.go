@@ -1,0 +1,191 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/tensor"
+)
+
+// Looker is the seeing half of a stream: gate, encoder, temporal memory, and
+// the session that the frames go into. It says nothing of its own accord. It is
+// for one goroutine.
+type Looker struct {
+	info    ModelInfo
+	batch   *Batcher
+	memory  StreamMemory // nil when the model has none
+	session Session
+
+	gate   gate
+	enc    Encoded
+	tokens tensor.View[float32] // [patches, dim] of the last encoded frame
+	recent []bool               // of the last encoded frames: unlike the training
+	at     int
+	ood    bool
+	novel  float32
+}
+
+// domainWindow is how many encoded frames decide whether the scene is known.
+const domainWindow = 8
+
+// NewLooker makes a Looker with its own memory and session. gateThreshold is
+// configs.Stream.Gate.
+func NewLooker(m *Models, b *Batcher, gateThreshold float64) (*Looker, error) {
+	s, err := m.NewSession()
+	if err != nil {
+		return nil, fmt.Errorf("pipeline: new session: %w", err)
+	}
+	i := m.Info
+	l := &Looker{info: i, batch: b, session: s, gate: gate{threshold: gateThreshold}, recent: make([]bool, 0, domainWindow),
+		enc: Encoded{Tokens: tensor.Make[float32](1, i.Patches, i.Dim)}}
+	if i.Embed > 0 {
+		l.enc.Image = tensor.Make[float32](1, i.Embed)
+	}
+	if i.DomainThreshold > 0 {
+		l.enc.Distance = make([]float32, 1)
+	}
+	if m.NewMemory != nil {
+		l.memory = m.NewMemory()
+	}
+	l.tokens = l.enc.Tokens.At(0)
+	return l, nil
+}
+
+// Seen is what one frame showed.
+type Seen struct {
+	// Encoded is false for a frame that the gate held back: nothing in it was
+	// new. Settled says that so many were held back in a row that the window
+	// holds nothing else.
+	Encoded, Settled bool
+	// Novelty is 0 for a frame as those before and 1 for one that is all new.
+	Novelty float32
+	// Distance is that from the training's domain, OutOfDomain its verdict over
+	// the last frames.
+	Distance    float32
+	OutOfDomain bool
+	// Image is the unit-length image embedding, valid until the next Look; nil
+	// when the model has none.
+	Image []float32
+	// EncodeTime is what encoder and memory took.
+	EncodeTime time.Duration
+}
+
+// Look takes in the next frame. A frame that shows nothing new costs no
+// encoding: the tokens before stand for it, until the window is full of them
+// and nothing more is to be done.
+func (l *Looker) Look(ctx context.Context, f *media.Frame) (Seen, error) {
+	began := time.Now()
+	pass := l.gate.pass(f)
+	seen := Seen{Encoded: pass, Settled: l.gate.held > 2*l.info.Window, OutOfDomain: l.ood, Image: l.enc.Image.Data, Novelty: l.novel}
+	if len(l.enc.Distance) > 0 {
+		seen.Distance = l.enc.Distance[0]
+	}
+	if seen.Settled {
+		return seen, nil
+	}
+	if pass {
+		if err := l.batch.Encode(ctx, f, &l.enc); err != nil {
+			return seen, fmt.Errorf("encode: %w", err)
+		}
+		if len(l.enc.Distance) > 0 {
+			seen.Distance = l.enc.Distance[0]
+			seen.OutOfDomain = l.judge(seen.Distance)
+		}
+	}
+	visual := l.tokens
+	if l.memory != nil {
+		step, err := l.memory.Step(ctx, f.At, l.tokens)
+		if err != nil {
+			return seen, fmt.Errorf("temporal step: %w", err)
+		}
+		visual, seen.Novelty = step.Visual, step.Novelty
+		l.novel = step.Novelty
+	}
+	seen.EncodeTime = time.Since(began)
+	if err := l.session.Append(ctx, f, visual); err != nil {
+		return seen, fmt.Errorf("append a frame: %w", err)
+	}
+	return seen, nil
+}
+
+// judge decides over the last frames, with hysteresis, so that one odd frame
+// neither raises nor clears the alarm.
+func (l *Looker) judge(d float32) bool {
+	strange := d > l.info.DomainThreshold
+	if len(l.recent) < domainWindow {
+		l.recent = append(l.recent, strange)
+	} else {
+		l.recent[l.at] = strange
+		l.at = (l.at + 1) % domainWindow
+	}
+	n := 0
+	for _, s := range l.recent {
+		if s {
+			n++
+		}
+	}
+	switch {
+	case n*4 >= len(l.recent)*3:
+		l.ood = true
+	case n*4 <= len(l.recent):
+		l.ood = false
+	}
+	return l.ood
+}
+
+// Answer is a whole answer.
+type Answer struct {
+	Text       string
+	HasYes     bool
+	YesProb    float64
+	Nothing    bool
+	CannotTell bool
+	// First and Took are from the asking to the first piece and to the last.
+	First, Took time.Duration
+}
+
+// Say lets the session answer r. on, when not nil, gets each piece as it comes.
+func (l *Looker) Say(ctx context.Context, r Request, on func(Piece)) (Answer, error) {
+	var a Answer
+	var text strings.Builder
+	began := time.Now()
+	first := true
+	for p, err := range l.session.Generate(ctx, r) {
+		if err != nil {
+			return a, fmt.Errorf("generate: %w", err)
+		}
+		if first {
+			a.First, first = time.Since(began), false
+			a.HasYes, a.YesProb = p.HasYes, p.YesProb
+		}
+		a.Nothing, a.CannotTell = a.Nothing || p.Nothing, a.CannotTell || p.CannotTell
+		text.WriteString(p.Text)
+		if on != nil {
+			on(p)
+		}
+	}
+	a.Text, a.Took = strings.TrimSpace(text.String()), time.Since(began)
+	return a, nil
+}
+
+// Forget drops the temporal memory, keeping the session: what a model without
+// a memory of the frames before would see.
+func (l *Looker) Forget() {
+	if l.memory != nil {
+		l.memory.Reset()
+	}
+}
+
+// Reset makes the Looker as new: for a source that came back as another scene.
+func (l *Looker) Reset() error {
+	l.Forget()
+	l.gate = gate{threshold: l.gate.threshold}
+	l.recent, l.at, l.ood, l.novel = l.recent[:0], 0, false, 0
+	return l.session.Reset()
+}
+
+// Close frees the session.
+func (l *Looker) Close() error { return l.session.Close() }

@@ -1,0 +1,270 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/event"
+)
+
+// Manager runs many streams. One stream's failure is its own. Streams that are
+// added, changed or removed at run time are kept in a file and come back.
+type Manager struct {
+	deps *Deps
+	path string // of the kept streams; "" keeps nothing
+
+	mu      sync.Mutex
+	order   []string
+	running map[string]*run
+	kept    kept
+	ctx     context.Context
+	wg      sync.WaitGroup
+	changed chan struct{}
+}
+
+type run struct {
+	s      *Stream
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// kept is what run-time changes made of the configured streams.
+type kept struct {
+	Streams []configs.Stream `json:"streams"` // added or changed
+	Removed []string         `json:"removed"`
+}
+
+// NewManager makes a Manager. stateDir keeps what is changed at run time; an
+// empty one keeps nothing.
+func NewManager(deps *Deps, stateDir string) *Manager {
+	m := &Manager{deps: deps, running: map[string]*run{}, changed: make(chan struct{}, 1)}
+	if stateDir != "" {
+		m.path = filepath.Join(stateDir, "streams.json")
+	}
+	return m
+}
+
+// Run runs the configured streams, as changed at run time earlier, until ctx
+// ends. With untilDone it also ends when every stream has.
+func (m *Manager) Run(ctx context.Context, streams []configs.Stream, untilDone bool) error {
+	if err := m.load(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() { cancel(); m.wg.Wait() }()
+	m.mu.Lock()
+	m.ctx = ctx
+	for _, c := range m.merged(streams) {
+		m.start(c)
+	}
+	m.mu.Unlock()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.changed:
+			m.mu.Lock()
+			n := 0
+			for _, r := range m.running {
+				select {
+				case <-r.done:
+				default:
+					n++
+				}
+			}
+			m.mu.Unlock()
+			if untilDone && n == 0 {
+				return nil
+			}
+		}
+	}
+}
+
+// merged lays the kept changes over the configured streams.
+func (m *Manager) merged(streams []configs.Stream) []configs.Stream {
+	var out []configs.Stream
+	for _, c := range streams {
+		if !slices.Contains(m.kept.Removed, c.Name) {
+			out = append(out, c)
+		}
+	}
+	for _, c := range m.kept.Streams {
+		if i := slices.IndexFunc(out, func(o configs.Stream) bool { return o.Name == c.Name }); i >= 0 {
+			out[i] = c
+		} else {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// start runs a stream; m.mu is held.
+func (m *Manager) start(c configs.Stream) *Stream {
+	ctx, cancel := context.WithCancel(m.ctx)
+	r := &run{s: NewStream(c, m.deps), cancel: cancel, done: make(chan struct{})}
+	if _, ok := m.running[c.Name]; !ok {
+		m.order = append(m.order, c.Name)
+	}
+	m.running[c.Name] = r
+	m.wg.Go(func() {
+		defer func() {
+			cancel()
+			close(r.done)
+			select {
+			case m.changed <- struct{}{}:
+			default:
+			}
+		}()
+		if err := r.s.Run(ctx); err != nil {
+			m.deps.Log.Error("a stream failed; the others go on", "stream", c.Name, "error", err)
+			r.s.onStatus(event.Status{State: "failed", Reason: err.Error(), Fix: "run `lookout doctor`"})
+		}
+	})
+	return r.s
+}
+
+// Add starts a stream and keeps it.
+func (m *Manager) Add(c configs.Stream) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ctx == nil || m.ctx.Err() != nil {
+		return ErrEnded
+	}
+	if _, ok := m.running[c.Name]; ok {
+		return fmt.Errorf("%s: %w", c.Name, ErrExists)
+	}
+	m.keep(c)
+	if err := m.save(); err != nil {
+		return err
+	}
+	m.start(c)
+	return nil
+}
+
+// Change starts the stream anew with c, and keeps it so.
+func (m *Manager) Change(c configs.Stream) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	r, ok := m.running[c.Name]
+	if !ok || m.ctx.Err() != nil {
+		m.mu.Unlock()
+		return fmt.Errorf("%s: %w", c.Name, ErrNotFound)
+	}
+	m.keep(c)
+	if err := m.save(); err != nil {
+		m.mu.Unlock()
+		return err
+	}
+	m.mu.Unlock()
+	r.cancel()
+	<-r.done // the old one frees its source first: many cameras serve one client
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.running[c.Name] == r && m.ctx.Err() == nil {
+		m.start(c)
+	}
+	return nil
+}
+
+// Remove stops a stream and forgets it.
+func (m *Manager) Remove(name string) error {
+	m.mu.Lock()
+	r, ok := m.running[name]
+	if !ok {
+		m.mu.Unlock()
+		return fmt.Errorf("%s: %w", name, ErrNotFound)
+	}
+	delete(m.running, name)
+	m.order = slices.DeleteFunc(m.order, func(n string) bool { return n == name })
+	m.kept.Streams = slices.DeleteFunc(m.kept.Streams, func(c configs.Stream) bool { return c.Name == name })
+	if !slices.Contains(m.kept.Removed, name) {
+		m.kept.Removed = append(m.kept.Removed, name)
+	}
+	err := m.save()
+	m.mu.Unlock()
+	r.cancel()
+	<-r.done
+	return err
+}
+
+func (m *Manager) keep(c configs.Stream) {
+	m.kept.Removed = slices.DeleteFunc(m.kept.Removed, func(n string) bool { return n == c.Name })
+	m.kept.Streams = slices.DeleteFunc(m.kept.Streams, func(o configs.Stream) bool { return o.Name == c.Name })
+	m.kept.Streams = append(m.kept.Streams, c)
+}
+
+// Get gives a running stream.
+func (m *Manager) Get(name string) (*Stream, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.running[name]
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", name, ErrNotFound)
+	}
+	return r.s, nil
+}
+
+// All gives the streams in the order they were started.
+func (m *Manager) All() []*Stream {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]*Stream, 0, len(m.order))
+	for _, n := range m.order {
+		if r, ok := m.running[n]; ok {
+			out = append(out, r.s)
+		}
+	}
+	return out
+}
+
+func (m *Manager) load() error {
+	if m.path == "" {
+		return nil
+	}
+	b, err := os.ReadFile(m.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &m.kept)
+	}
+	if err != nil {
+		return fmt.Errorf("pipeline: %s: %w; mend it, or remove it to forget the streams added at run time", m.path, err)
+	}
+	return nil
+}
+
+// save replaces the file in one step: a crash leaves the old or the new.
+func (m *Manager) save() error {
+	if m.path == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(m.kept, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
+		return fmt.Errorf("pipeline: keep streams: %w", err)
+	}
+	tmp := m.path + ".tmp" // it holds camera passwords: for the owner only
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return fmt.Errorf("pipeline: keep streams: %w", err)
+	}
+	if err := os.Rename(tmp, m.path); err != nil {
+		return fmt.Errorf("pipeline: keep streams: %w", err)
+	}
+	return nil
+}

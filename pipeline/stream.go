@@ -1,0 +1,347 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/media"
+)
+
+// Errors that a caller decides on.
+var (
+	// ErrBusy: too many questions wait already.
+	ErrBusy = errors.New("too many questions wait for this stream; ask again in a moment")
+	// ErrNotFound: there is no such stream.
+	ErrNotFound = errors.New("no such stream")
+	// ErrExists: a stream has that name already.
+	ErrExists = errors.New("a stream of that name runs already")
+	// ErrEnded: the stream does not run any more.
+	ErrEnded = errors.New("the stream has ended")
+)
+
+// Opener opens the source of a stream. It connects lazily and again after a
+// failure, tells of it through onStatus, and publishes packets into tap.
+type Opener func(c configs.Stream, info ModelInfo, tap *media.Tap, onStatus func(event.Status)) Source
+
+// Deps is what all streams share.
+type Deps struct {
+	Models  *Models
+	Batcher *Batcher
+	Emitter *event.Emitter
+	Bus     *event.Bus
+	Open    Opener
+	Log     *slog.Logger
+	// Keep, when not nil, sees each event with the image embedding of its
+	// newest frame, and a function that gives that frame as JPEG: for the search
+	// index and the evidence. It must not block for long.
+	Keep func(ev *event.Event, image []float32, still func(width int) ([]byte, error))
+	// MaxTokens bounds each answer. It defaults to 0: the model's own bound.
+	MaxTokens int
+}
+
+// Stream watches one source and says what it sees.
+type Stream struct {
+	cfg  configs.Stream
+	deps *Deps
+	tap  *media.Tap
+	src  Source
+	st   stats
+	load load
+	mail *mailbox
+
+	mu      sync.Mutex
+	asks    []*ask
+	labels  []string
+	prompts map[string]string // viewer -> prompt
+	ended   bool
+	// sourceMu keeps the source from being closed under a Still.
+	sourceMu sync.RWMutex
+	closed   bool
+}
+
+// maxAsks and maxPrompts bound what viewers may load on a stream.
+const (
+	maxAsks    = 8
+	maxPrompts = 16
+)
+
+type ask struct {
+	prompt event.Prompt
+	viewer string
+	done   chan askResult
+}
+
+type askResult struct {
+	ev  *event.Event
+	err error
+}
+
+// NewStream makes a stream; Run runs it.
+func NewStream(cfg configs.Stream, deps *Deps) *Stream {
+	s := &Stream{cfg: cfg, deps: deps, tap: media.NewTap(0), mail: newMailbox(true), labels: cfg.Labels, prompts: map[string]string{}}
+	if len(s.labels) == 0 {
+		s.labels = deps.Models.Info.Labels
+	}
+	s.st.state = event.Status{State: "connecting"}
+	s.src = deps.Open(cfg, deps.Models.Info, s.tap, s.onStatus)
+	return s
+}
+
+// Run watches until ctx ends or the source does.
+func (s *Stream) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, s.mail.wake)
+	g.Go(func() error { return s.read(ctx) })
+	g.Go(func() error { return s.watch(ctx) })
+	err := g.Wait()
+	stop()
+	s.finish()
+	if errors.Is(err, io.EOF) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// finish frees the source and answers those who still wait.
+func (s *Stream) finish() {
+	s.sourceMu.Lock()
+	s.closed = true
+	s.src.Close()
+	s.sourceMu.Unlock()
+	s.tap.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	for _, a := range s.asks {
+		a.done <- askResult{err: ErrEnded}
+	}
+	s.asks = nil
+}
+
+// read fills the mailbox: the newest frame wins.
+func (s *Stream) read(ctx context.Context) error {
+	for {
+		f := s.mail.blank()
+		if err := s.src.ReadFrame(ctx, f); err != nil {
+			s.mail.giveBack(f)
+			s.mail.end(err)
+			return nil // the watcher ends the stream, after the last frame
+		}
+		if s.load.skipFrame() {
+			s.st.skip(SkipDegraded, 1)
+			s.mail.giveBack(f)
+			continue
+		}
+		if err := s.mail.put(ctx, f); err != nil {
+			return err
+		}
+	}
+}
+
+// watch looks at frames and answers questions, one at a time. A failure of the
+// model costs the frame, not the stream.
+func (s *Stream) watch(ctx context.Context) error {
+	l, err := NewLooker(s.deps.Models, s.deps.Batcher, s.cfg.Gate)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	t := newTalker(s, l)
+	defer t.close()
+	var lost uint64
+	for {
+		f, err := s.mail.take(ctx, s.asked)
+		if err != nil {
+			return err
+		}
+		if a := s.nextAsk(); a != nil {
+			ev, err := t.answer(ctx, a)
+			a.done <- askResult{ev, err}
+		}
+		if f == nil {
+			continue
+		}
+		if n := s.mail.lost(); n > lost {
+			s.st.skip(SkipBusy, n-lost)
+			s.load.dropped(n - lost)
+			lost = n
+		}
+		err = t.frame(ctx, f)
+		s.mail.giveBack(f)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if errors.Is(err, errStopped) {
+			return err
+		}
+		if err != nil {
+			s.fail(ctx, err)
+			if err := l.Reset(); err != nil {
+				return fmt.Errorf("pipeline: stream %s: reset after a failure: %w", s.cfg.Name, err)
+			}
+		}
+		if ev, changed := s.load.judge(time.Now()); changed {
+			s.emitStatus(ev)
+		}
+	}
+}
+
+func (s *Stream) fail(ctx context.Context, err error) {
+	s.deps.Log.ErrorContext(ctx, "looking failed; the stream goes on", "stream", s.cfg.Name, "error", err)
+	s.st.mu.Lock()
+	s.st.errors++
+	first := s.st.errors == 1
+	s.st.mu.Unlock()
+	if first {
+		s.emitStatus(event.Status{State: "degraded", Reason: err.Error(), Fix: "run `lookout doctor`"})
+	}
+}
+
+func (s *Stream) asked() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.asks) > 0
+}
+
+func (s *Stream) nextAsk() *ask {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.asks) == 0 {
+		return nil
+	}
+	a := s.asks[0]
+	s.asks = append(s.asks[:0], s.asks[1:]...)
+	return a
+}
+
+// Ask answers a question about the newest frames. The deltas go out on the bus
+// meanwhile, and the event too; viewer is copied into both.
+func (s *Stream) Ask(ctx context.Context, p event.Prompt, viewer string) (*event.Event, error) {
+	a := &ask{prompt: p, viewer: viewer, done: make(chan askResult, 1)}
+	s.mu.Lock()
+	switch {
+	case s.ended:
+		s.mu.Unlock()
+		return nil, ErrEnded
+	case len(s.asks) >= maxAsks:
+		s.mu.Unlock()
+		return nil, ErrBusy
+	}
+	s.asks = append(s.asks, a)
+	s.mu.Unlock()
+	s.mail.wake()
+	select {
+	case r := <-a.done:
+		return r.ev, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err() // the answer still goes out as an event
+	}
+}
+
+// SetPrompt lets the stream be described by text for one viewer; an empty text
+// takes it back.
+func (s *Stream) SetPrompt(viewer, text string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if text == "" {
+		delete(s.prompts, viewer)
+		return nil
+	}
+	if _, ok := s.prompts[viewer]; !ok && len(s.prompts) >= maxPrompts {
+		return ErrBusy
+	}
+	s.prompts[viewer] = text
+	return nil
+}
+
+// SetLabels replaces the zero-shot labels.
+func (s *Stream) SetLabels(labels []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.labels = labels
+}
+
+func (s *Stream) currentLabels() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.labels
+}
+
+// Tap gives the source's packets before decoding. It lives as long as the
+// stream, across reconnects.
+func (s *Stream) Tap() *media.Tap { return s.tap }
+
+// Config is what the stream runs with.
+func (s *Stream) Config() configs.Stream { return s.cfg }
+
+// Still is the JPEG of a recent frame, scaled down to width; frame 0 is the
+// newest.
+func (s *Stream) Still(frame uint64, width int) ([]byte, error) {
+	s.sourceMu.RLock()
+	defer s.sourceMu.RUnlock()
+	if s.closed {
+		return nil, ErrEnded
+	}
+	return s.src.Still(frame, width)
+}
+
+// Snapshot says how the stream does.
+func (s *Stream) Snapshot() Snapshot {
+	out := s.st.snapshot()
+	out.Name, out.Codec, out.Degraded = s.cfg.Name, string(s.tap.Codec()), s.load.name()
+	out.LabelNames = s.currentLabels()
+	for _, q := range s.cfg.Questions {
+		out.Prompts = append(out.Prompts, event.Prompt{ID: q.ID, Text: q.Text})
+	}
+	s.sourceMu.RLock()
+	defer s.sourceMu.RUnlock()
+	if !s.closed {
+		out.Counters = s.src.Counters()
+	}
+	return out
+}
+
+// onStatus passes on what the source tells. The same trouble is told once.
+func (s *Stream) onStatus(st event.Status) {
+	s.st.mu.Lock()
+	same := s.st.state.State == st.State && s.st.state.Reason == st.Reason
+	s.st.state = st
+	s.st.mu.Unlock()
+	if !same {
+		s.emitStatus(st)
+	}
+}
+
+func (s *Stream) emitStatus(st event.Status) {
+	s.emit(event.New(event.TypeStatus, time.Now().UTC(), event.Data{Stream: s.cfg.Name, EventID: event.NewID(), Phase: event.Point, Status: &st}), nil)
+}
+
+// emit sends an event on its way. Delivery outlives the stream's context: what
+// was said is not lost because the program ends.
+func (s *Stream) emit(ev *event.Event, image []float32) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := s.deps.Emitter.Emit(ctx, ev); err != nil {
+		s.deps.Log.Error("an event is not durable", "stream", s.cfg.Name, "error", err)
+		s.st.mu.Lock()
+		s.st.errors++
+		s.st.mu.Unlock()
+	}
+	s.st.mu.Lock()
+	s.st.events++
+	s.st.seq = ev.Data.Seq
+	s.st.mu.Unlock()
+	if s.deps.Keep != nil && len(ev.Data.Evidence) > 0 {
+		frame := ev.Data.Evidence[len(ev.Data.Evidence)-1].Frame
+		s.deps.Keep(ev, image, func(width int) ([]byte, error) { return s.Still(frame, width) })
+	}
+}
