@@ -22,14 +22,15 @@ type Looker struct {
 	gate   gate
 	enc    Encoded
 	tokens tensor.View[float32] // [patches, dim] of the last encoded frame
-	recent []bool               // of the last encoded frames: unlike the training
+	recent []bool               // of the last frames: unlike the training
 	at     int
 	ood    bool
 	novel  float32
 }
 
-// domainWindow is how many encoded frames decide whether the scene is known.
-const domainWindow = 8
+// domainWindow is how many frames decide whether the scene is known, and
+// domainLeast how many it takes at least.
+const domainWindow, domainLeast = 8, 3
 
 // NewLooker makes a Looker with its own memory and session. gateThreshold is
 // configs.Stream.Gate.
@@ -62,10 +63,10 @@ type Seen struct {
 	Encoded, Settled bool
 	// Novelty is 0 for a frame as those before and 1 for one that is all new.
 	Novelty float32
-	// Distance is that from the training's domain, OutOfDomain its verdict over
-	// the last frames.
-	Distance    float32
-	OutOfDomain bool
+	// Distance is that from the training's domain, Strange whether this frame is
+	// too far, OutOfDomain the verdict over the last frames.
+	Distance             float32
+	Strange, OutOfDomain bool
 	// Image is the unit-length image embedding, valid until the next Look; nil
 	// when the model has none.
 	Image []float32
@@ -80,20 +81,18 @@ func (l *Looker) Look(ctx context.Context, f *media.Frame) (Seen, error) {
 	began := time.Now()
 	pass := l.gate.pass(f)
 	seen := Seen{Encoded: pass, Settled: l.gate.held > 2*l.info.Window, OutOfDomain: l.ood, Image: l.enc.Image.Data, Novelty: l.novel}
-	if len(l.enc.Distance) > 0 {
-		seen.Distance = l.enc.Distance[0]
-	}
-	if seen.Settled {
-		return seen, nil
-	}
 	if pass {
 		if err := l.batch.Encode(ctx, f, &l.enc); err != nil {
 			return seen, fmt.Errorf("encode: %w", err)
 		}
-		if len(l.enc.Distance) > 0 {
-			seen.Distance = l.enc.Distance[0]
-			seen.OutOfDomain = l.judge(seen.Distance)
-		}
+	}
+	if len(l.enc.Distance) > 0 {
+		seen.Distance = l.enc.Distance[0]
+		seen.Strange = seen.Distance > l.info.DomainThreshold
+		seen.OutOfDomain = l.judge(seen.Strange)
+	}
+	if seen.Settled {
+		return seen, nil
 	}
 	visual := l.tokens
 	if l.memory != nil {
@@ -113,8 +112,7 @@ func (l *Looker) Look(ctx context.Context, f *media.Frame) (Seen, error) {
 
 // judge decides over the last frames, with hysteresis, so that one odd frame
 // neither raises nor clears the alarm.
-func (l *Looker) judge(d float32) bool {
-	strange := d > l.info.DomainThreshold
+func (l *Looker) judge(strange bool) bool {
 	if len(l.recent) < domainWindow {
 		l.recent = append(l.recent, strange)
 	} else {
@@ -128,6 +126,7 @@ func (l *Looker) judge(d float32) bool {
 		}
 	}
 	switch {
+	case len(l.recent) < domainLeast:
 	case n*4 >= len(l.recent)*3:
 		l.ood = true
 	case n*4 <= len(l.recent):

@@ -123,7 +123,7 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 		t.ood = seen.OutOfDomain
 		t.domainChanged()
 	}
-	if t.ood {
+	if t.ood || seen.Strange {
 		t.s.st.skip(SkipOutOfDomain, 1)
 		t.observe(event.Observation{At: t.now, Reason: SkipOutOfDomain})
 		return nil
