@@ -3,7 +3,19 @@
 // while it is generated, and the bounded fan-out to sinks and viewers.
 package event
 
-import "time"
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lookout-video/lookout/media"
+)
 
 // Phase is a step in an event's life.
 type Phase string
@@ -26,8 +38,20 @@ const (
 	TypeStatus      = "video.lookout.status.v1"
 )
 
+// Kind is the short name of an event type: "description" for
+// "video.lookout.description.v1". It is empty for a foreign type.
+func Kind(typ string) string {
+	kind, ok := strings.CutPrefix(typ, "video.lookout.")
+	if !ok {
+		return ""
+	}
+	kind, _, _ = strings.Cut(kind, ".")
+	return kind
+}
+
 // Event is one statement about a stream, in CloudEvents 1.0 JSON form
 // (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md).
+// Schema describes it.
 type Event struct {
 	SpecVersion     string    `json:"specversion"` // always "1.0"
 	ID              string    `json:"id"`          // unique: Data.EventID, a dot, Data.Revision
@@ -38,6 +62,62 @@ type Event struct {
 	DataContentType string    `json:"datacontenttype"`   // "application/json"
 	DataSchema      string    `json:"dataschema"`
 	Data            Data      `json:"data"`
+}
+
+// New makes an event of one revision of a life, complete but for its Seq,
+// which an Emitter gives it. A zero at is filled in by the Emitter too.
+func New(typ string, at time.Time, d Data) *Event {
+	return &Event{
+		SpecVersion:     "1.0",
+		ID:              d.EventID + "." + strconv.Itoa(d.Revision),
+		Source:          "/streams/" + d.Stream,
+		Type:            typ,
+		Subject:         d.Stream,
+		Time:            at,
+		DataContentType: "application/json",
+		DataSchema:      SchemaID,
+		Data:            d,
+	}
+}
+
+// NewID makes an event id: 26 characters that sort by the time of their making
+// and never collide (48 bits of milliseconds, 80 random bits; a ULID).
+func NewID() string {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli())<<16)
+	_, _ = rand.Read(b[6:]) // never fails
+	return idEncoding.EncodeToString(b[:])
+}
+
+var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
+
+// Parse reads an event from JSON, as outputs wrote it. It refuses what is not
+// an event: sinks and replays can rely on the stream, the ids and the phase.
+func Parse(b []byte) (*Event, error) {
+	ev := new(Event)
+	if err := json.Unmarshal(b, ev); err != nil {
+		return nil, fmt.Errorf("event: not an event: %w", err)
+	}
+	if err := ev.check(); err != nil {
+		return nil, fmt.Errorf("event %q: %w", ev.ID, err)
+	}
+	return ev, nil
+}
+
+func (ev *Event) check() error {
+	switch d := &ev.Data; {
+	case ev.SpecVersion != "1.0":
+		return fmt.Errorf("specversion is %q, want \"1.0\"", ev.SpecVersion)
+	case Kind(ev.Type) == "":
+		return fmt.Errorf("type %q is not one of Lookout's", ev.Type)
+	case d.Stream == "" || d.EventID == "":
+		return errors.New("data.stream or data.event_id is missing")
+	case ev.ID != d.EventID+"."+strconv.Itoa(d.Revision):
+		return fmt.Errorf("id is not event_id %q, a dot, revision %d", d.EventID, d.Revision)
+	case d.Phase != Start && d.Phase != Update && d.Phase != End && d.Phase != Point:
+		return fmt.Errorf("phase is %q, want start, update, end or point", d.Phase)
+	}
+	return nil
 }
 
 // Data is the payload shared by all event types; fields that do not apply to
@@ -96,6 +176,11 @@ type Evidence struct {
 	MediaMS int64     `json:"media_ms"`
 	RTP     uint32    `json:"rtp"`
 	Frame   uint64    `json:"frame"`
+}
+
+// EvidenceAt makes the Evidence of a frame.
+func EvidenceAt(at media.Timestamp, frame uint64) Evidence {
+	return Evidence{Capture: at.Capture, MediaMS: at.Media.Milliseconds(), RTP: at.RTP, Frame: frame}
 }
 
 // Model names the weights that spoke.
