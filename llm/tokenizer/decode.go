@@ -1,0 +1,199 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// decoder joins the spellings of tokens to text.
+type decoder func(tokens []string) string
+
+// newDecoder also tells whether tokens are spelled in the byte-level alphabet.
+func newDecoder(raw json.RawMessage) (decoder, bool, error) {
+	step, bytes, err := newDecodeStep(raw)
+	if err != nil {
+		return nil, false, err
+	}
+	if step == nil {
+		return func(tokens []string) string { return strings.Join(tokens, " ") }, false, nil
+	}
+	return func(tokens []string) string { return strings.Join(step(tokens), "") }, bytes, nil
+}
+
+func newDecodeStep(raw json.RawMessage) (step func([]string) []string, bytes bool, err error) {
+	kind, err := typed(raw)
+	if err != nil {
+		return nil, false, err
+	}
+	switch kind {
+	case "":
+		return nil, false, nil
+	case "ByteLevel":
+		return func(tokens []string) []string {
+			var b []byte
+			for _, t := range tokens {
+				b = appendByteLevel(b, t)
+			}
+			return []string{valid(string(b))}
+		}, true, nil
+	case "ByteFallback":
+		return byteFallback, false, nil
+	case "Fuse":
+		return func(tokens []string) []string { return []string{strings.Join(tokens, "")} }, false, nil
+	case "Strip":
+		var f struct {
+			Content     string
+			Start, Stop int
+		}
+		if err := json.Unmarshal(raw, &f); err != nil {
+			return nil, false, err
+		}
+		return each(func(_, _ int, s string) string {
+			for range f.Start {
+				s = strings.TrimPrefix(s, f.Content)
+			}
+			for range f.Stop {
+				s = strings.TrimSuffix(s, f.Content)
+			}
+			return s
+		}), false, nil
+	case "Replace":
+		replace, err := newReplace(raw)
+		if err != nil {
+			return nil, false, err
+		}
+		return each(func(_, _ int, s string) string { return replace(s) }), false, nil
+	case "Metaspace":
+		m, err := metaspaceOf(raw)
+		if err != nil {
+			return nil, false, err
+		}
+		return each(func(i, _ int, s string) string {
+			if i == 0 && m.Scheme != "never" {
+				return strings.ReplaceAll(s, m.Replacement, "")
+			}
+			return strings.ReplaceAll(s, m.Replacement, " ")
+		}), false, nil
+	case "BPEDecoder":
+		f := struct{ Suffix string }{"</w>"}
+		if err := json.Unmarshal(raw, &f); err != nil {
+			return nil, false, err
+		}
+		return each(func(i, n int, s string) string {
+			if i == n-1 {
+				return strings.ReplaceAll(s, f.Suffix, "")
+			}
+			return strings.ReplaceAll(s, f.Suffix, " ")
+		}), false, nil
+	case "Sequence":
+		var f struct{ Decoders []json.RawMessage }
+		if err := json.Unmarshal(raw, &f); err != nil {
+			return nil, false, err
+		}
+		var steps []func([]string) []string
+		for _, r := range f.Decoders {
+			s, b, err := newDecodeStep(r)
+			if err != nil {
+				return nil, false, err
+			}
+			if s != nil {
+				steps = append(steps, s)
+			}
+			bytes = bytes || b
+		}
+		return func(tokens []string) []string {
+			for _, s := range steps {
+				tokens = s(tokens)
+			}
+			return tokens
+		}, bytes, nil
+	}
+	return nil, false, fmt.Errorf("%w %q", ErrUnsupported, kind)
+}
+
+func each(f func(i, n int, s string) string) func([]string) []string {
+	return func(tokens []string) []string {
+		out := make([]string, len(tokens))
+		for i, t := range tokens {
+			out[i] = f(i, len(tokens), t)
+		}
+		return out
+	}
+}
+
+// byteFallback joins runs of byte tokens: their text when they are UTF-8, one
+// U+FFFD a byte otherwise.
+func byteFallback(tokens []string) []string {
+	var out []string
+	var run []byte
+	flush := func() {
+		if utf8.Valid(run) {
+			if len(run) > 0 {
+				out = append(out, string(run))
+			}
+		} else {
+			for range run {
+				out = append(out, "\uFFFD")
+			}
+		}
+		run = run[:0]
+	}
+	for _, t := range tokens {
+		if b, ok := byteToken(t); ok {
+			run = append(run, b)
+			continue
+		}
+		flush()
+		out = append(out, t)
+	}
+	flush()
+	return out
+}
+
+// Stream decodes one token after the other and never gives half a rune.
+type Stream struct {
+	t       *Tokenizer
+	pending []byte
+	started bool
+}
+
+// Stream begins a text.
+func (t *Tokenizer) Stream() *Stream { return &Stream{t: t} }
+
+// Add gives the text that id completes: "" while a rune is still open, and
+// for special tokens.
+func (s *Stream) Add(id int) string {
+	if s.t.added.special[id] {
+		return ""
+	}
+	b := s.t.Token(id)
+	if !s.started && len(b) > 0 {
+		s.started = true
+		if !s.t.bytes && b[0] == ' ' {
+			b = b[1:] // the space that these vocabularies put before a text
+		}
+	}
+	s.pending = append(s.pending, b...)
+	n := len(s.pending)
+	// At most the last three bytes can be the beginning of a rune.
+	for i := n - 1; i >= 0 && i >= n-3; i-- {
+		if utf8.RuneStart(s.pending[i]) {
+			if !utf8.FullRune(s.pending[i:]) {
+				n = i
+			}
+			break
+		}
+	}
+	out := valid(string(s.pending[:n]))
+	s.pending = append(s.pending[:0], s.pending[n:]...)
+	return out
+}
+
+// Flush ends the text: a rune left open becomes U+FFFD.
+func (s *Stream) Flush() string {
+	out := valid(string(s.pending))
+	s.pending, s.started = nil, false
+	return out
+}
