@@ -1,0 +1,33 @@
+"""Makes the small graphs of the tests of internal/ort. Needs: pip install -r train/requirements.txt"""
+import os
+
+from onnx import TensorProto as T, checker, helper as h, save
+
+here = os.path.dirname(os.path.abspath(__file__))
+
+
+def write(name, nodes, ins, outs, init=()):
+    v = lambda t: h.make_tensor_value_info(*t)
+    g = h.make_graph(nodes, name, [v(i) for i in ins], [v(o) for o in outs], initializer=list(init))
+    m = h.make_model(g, opset_imports=[h.make_opsetid("", 17)], ir_version=9, producer_name="lookout-test")
+    checker.check_model(m)
+    save(m, os.path.join(here, name + ".onnx"))
+
+
+# sum = a + b, and scaled = 2a: any number of rows of four.
+write("add", [h.make_node("Add", ["a", "b"], ["sum"]), h.make_node("Mul", ["a", "two"], ["scaled"])],
+      [("a", T.FLOAT, ["n", 4]), ("b", T.FLOAT, ["n", 4])], [("sum", T.FLOAT, ["n", 4]), ("scaled", T.FLOAT, ["n", 4])],
+      [h.make_tensor("two", T.FLOAT, [], [2.0])])
+
+# Each element type that can be bound, in and out.
+write("types", [h.make_node("Identity", [f"{n}_in"], [f"{n}_out"]) for n in ("u8", "i32", "i64", "f16")],
+      [(f"{n}_in", t, [3]) for n, t in (("u8", T.UINT8), ("i32", T.INT32), ("i64", T.INT64), ("f16", T.FLOAT16))],
+      [(f"{n}_out", t, [3]) for n, t in (("u8", T.UINT8), ("i32", T.INT32), ("i64", T.INT64), ("f16", T.FLOAT16))])
+
+# x multiplied by w `turns` times: long enough to be stopped.
+body = h.make_graph([h.make_node("MatMul", ["x_in", "w"], ["y"]), h.make_node("Identity", ["cond"], ["go"])], "body",
+                    [h.make_tensor_value_info("i", T.INT64, []), h.make_tensor_value_info("cond", T.BOOL, []), h.make_tensor_value_info("x_in", T.FLOAT, [64, 64])],
+                    [h.make_tensor_value_info("go", T.BOOL, []), h.make_tensor_value_info("y", T.FLOAT, [64, 64])])
+write("slow", [h.make_node("Loop", ["turns", "true", "x"], ["out"], body=body)],
+      [("turns", T.INT64, [1]), ("x", T.FLOAT, [64, 64]), ("w", T.FLOAT, [64, 64])], [("out", T.FLOAT, [64, 64])],
+      [h.make_tensor("true", T.BOOL, [], [True])])
