@@ -9,9 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/lookout-video/lookout/media"
 )
 
 // Example is the commented lookout.yaml: every key with its default.
@@ -214,8 +217,7 @@ func DefaultAlert() Alert {
 
 // UnmarshalYAML starts from the defaults, so that a file names only what differs.
 func (s *Stream) UnmarshalYAML(unmarshal func(any) error) error {
-	type plain Stream
-	v := plain(DefaultStream())
+	v := plainStream(DefaultStream())
 	if err := unmarshal(&v); err != nil {
 		return err
 	}
@@ -298,3 +300,38 @@ func Parse(b []byte, c *Config) error {
 	}
 	return nil
 }
+
+// Redacted is a copy without the secrets, for people and logs.
+func (c Config) Redacted() Config {
+	hide := func(s *string) {
+		if *s != "" {
+			*s = "xxxxx"
+		}
+	}
+	hide(&c.Web.Token)
+	hide(&c.Redis.Password)
+	c.Redis.URL = media.RedactURL(c.Redis.URL)
+	c.Webhook.URL = media.RedactURL(c.Webhook.URL)
+	c.MQTT.URL = media.RedactURL(c.MQTT.URL)
+	users := map[string]string{}
+	for u := range c.Web.Users {
+		users[u] = "xxxxx"
+	}
+	c.Web.Users = users
+	c.Streams = slices.Clone(c.Streams)
+	for i := range c.Streams {
+		c.Streams[i].URL = media.RedactURL(c.Streams[i].URL)
+	}
+	return c
+}
+
+// ParseStream lays JSON or YAML keys of one stream over base, strictly.
+func ParseStream(b []byte, base Stream) (Stream, error) {
+	if err := yaml.UnmarshalWithOptions(b, (*plainStream)(&base), yaml.Strict()); err != nil {
+		return base, errors.New(yaml.FormatError(err, false, true))
+	}
+	return base, nil
+}
+
+// plainStream is Stream without the method that starts from the defaults.
+type plainStream Stream
