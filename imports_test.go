@@ -38,6 +38,9 @@ func forbidden(from, to string) string {
 		return ""
 	}
 	to = strings.TrimPrefix(to, module)
+	if to == "llm/tokenizer" { // a leaf in all but its place: the text tower reads words as the decoder does
+		return ""
+	}
 	f, t := top(from), top(to)
 	switch {
 	case f == t || f == "cmd":
@@ -97,6 +100,8 @@ func TestForbiddenImportsAreSeen(t *testing.T) {
 		{"output/redis", module + "event", false},
 		{"output/web", module + "pipeline", true},
 		{"temporal", module + "output/web", true},
+		{"encoder", module + "llm", true},
+		{"encoder", module + "llm/tokenizer", false},
 		{"pipeline", module + "cmd/lookout", true},
 		{"pipeline", "github.com/asticode/go-astiav", true},
 		{"ingest", "github.com/asticode/go-astiav", false},

@@ -1,0 +1,171 @@
+// Package encoder turns pictures into visual tokens, and places pictures,
+// parts of pictures and words in one space so that they can be compared.
+package encoder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lookout-video/lookout/internal/ort"
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/model"
+	"github.com/lookout-video/lookout/tensor"
+)
+
+// MaxBatch is the most frames that one run takes; Encode splits larger calls.
+const MaxBatch = 8
+
+// ErrSize is returned for a frame that is not of the encoder's size.
+var ErrSize = errors.New("encoder: frame has the wrong size")
+
+// Output is where Encode puts its results. The slices are the caller's and
+// must have room for the frames; a view without Data is not filled. N is the
+// number of frames, P of patches.
+type Output struct {
+	// Tokens is [N, P, dim].
+	Tokens tensor.View[float32]
+	// PatchEmbed is [N, P, embed], unit length for each patch.
+	PatchEmbed tensor.View[float32]
+	// Image is [N, embed], unit length.
+	Image tensor.View[float32]
+	// Distance is [N]: how unlike the training pictures, to be compared with
+	// the manifest's domain.threshold.
+	Distance []float32
+}
+
+// NewOutput makes an Output with room for n frames of everything.
+func (e *Encoder) NewOutput(n int) *Output {
+	return &Output{
+		Tokens: tensor.Make[float32](n, e.patches, e.dim), PatchEmbed: tensor.Make[float32](n, e.patches, e.embed),
+		Image: tensor.Make[float32](n, e.embed), Distance: make([]float32, n),
+	}
+}
+
+// Encoder is the visual encoder. It may be used from many goroutines, which
+// take turns.
+type Encoder struct {
+	width, height       int
+	gridW, gridH        int
+	patches, dim, embed int
+
+	s    *ort.Session
+	turn chan struct{}
+	// One slice behind each input and output; a batch of n uses its front.
+	pixels                        []uint8
+	tokens, patch, image, distant []float32
+	batch                         [MaxBatch + 1]*ort.Binding // by number of frames, made when first used
+}
+
+// Open loads the bundle's encoder.
+func Open(b *model.Bundle, env *ort.Env) (*Encoder, error) {
+	m := &b.Manifest
+	e := &Encoder{
+		width: m.Image.Width, height: m.Image.Height, patches: m.Encoder.Patches, dim: m.Encoder.Dim, embed: m.Encoder.Embed,
+		turn: make(chan struct{}, 1),
+	}
+	e.gridW, e.gridH = m.Image.Grid()
+	e.pixels = make([]uint8, MaxBatch*e.width*e.height*3)
+	e.tokens = make([]float32, MaxBatch*e.patches*e.dim)
+	e.patch = make([]float32, MaxBatch*e.patches*e.embed)
+	e.image = make([]float32, MaxBatch*e.embed)
+	e.distant = make([]float32, MaxBatch)
+	var err error
+	if e.s, err = env.Load(b, "encoder.onnx", ort.Options{Outputs: []string{"tokens", "image_embed", "patch_embed", "distance"}}); err != nil {
+		return nil, fmt.Errorf("encoder: %s: %w", b.Name, err)
+	}
+	if _, err := e.binding(1); err != nil {
+		e.s.Close()
+		return nil, fmt.Errorf("encoder: %s: the graph does not fit the manifest: %w", b.Name, err)
+	}
+	return e, nil
+}
+
+// Size is the width and height of the frames that Encode takes, in pixels.
+func (e *Encoder) Size() (w, h int) { return e.width, e.height }
+
+// Grid is the number of patches across and down.
+func (e *Encoder) Grid() (w, h int) { return e.gridW, e.gridH }
+
+func (e *Encoder) binding(n int) (*ort.Binding, error) {
+	if e.batch[n] != nil {
+		return e.batch[n], nil
+	}
+	b, err := e.s.NewBinding()
+	if err != nil {
+		return nil, err
+	}
+	err = errors.Join(
+		ort.Bind(b, "pixels", tensor.View[uint8]{Shape: tensor.Shape{n, e.height, e.width, 3}, Data: e.pixels}),
+		ort.Bind(b, "tokens", tensor.View[float32]{Shape: tensor.Shape{n, e.patches, e.dim}, Data: e.tokens}),
+		ort.Bind(b, "patch_embed", tensor.View[float32]{Shape: tensor.Shape{n, e.patches, e.embed}, Data: e.patch}),
+		ort.Bind(b, "image_embed", tensor.View[float32]{Shape: tensor.Shape{n, e.embed}, Data: e.image}),
+		ort.Bind(b, "distance", tensor.View[float32]{Shape: tensor.Shape{n}, Data: e.distant}),
+	)
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	e.batch[n] = b
+	return b, nil
+}
+
+// Encode fills dst for frames, which must be RGB of the encoder's size.
+func (e *Encoder) Encode(ctx context.Context, frames []*media.Frame, dst *Output) error {
+	size := e.width * e.height * 3
+	for i, f := range frames {
+		if f.Width != e.width || f.Height != e.height || len(f.Pix) != size {
+			return fmt.Errorf("%w: frame %d is %dx%d with %d bytes, want %dx%d RGB", ErrSize, i, f.Width, f.Height, len(f.Pix), e.width, e.height)
+		}
+	}
+	if err := dst.room(len(frames), e); err != nil {
+		return err
+	}
+	select {
+	case e.turn <- struct{}{}:
+		defer func() { <-e.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("encoder: %w", ctx.Err())
+	}
+	for at := 0; at < len(frames); at += MaxBatch {
+		n := min(MaxBatch, len(frames)-at)
+		b, err := e.binding(n)
+		if err != nil {
+			return fmt.Errorf("encoder: %w", err)
+		}
+		for i, f := range frames[at : at+n] {
+			copy(e.pixels[i*size:], f.Pix)
+		}
+		if err := b.Run(ctx); err != nil {
+			return fmt.Errorf("encoder: %w", err)
+		}
+		put(dst.Tokens.Data, e.tokens, at, n, e.patches*e.dim)
+		put(dst.PatchEmbed.Data, e.patch, at, n, e.patches*e.embed)
+		put(dst.Image.Data, e.image, at, n, e.embed)
+		put(dst.Distance, e.distant, at, n, 1)
+	}
+	return nil
+}
+
+// put copies n rows of src to dst from row at on, unless dst is not wanted.
+func put(dst, src []float32, at, n, row int) {
+	if dst != nil {
+		copy(dst[at*row:], src[:n*row])
+	}
+}
+
+func (o *Output) room(n int, e *Encoder) error {
+	for _, v := range []struct {
+		name string
+		data []float32
+		row  int
+	}{{"tokens", o.Tokens.Data, e.patches * e.dim}, {"patch embeddings", o.PatchEmbed.Data, e.patches * e.embed}, {"image embeddings", o.Image.Data, e.embed}, {"distances", o.Distance, 1}} {
+		if v.data != nil && len(v.data) < n*v.row {
+			return fmt.Errorf("encoder: room for %d floats of %s, %d frames need %d", len(v.data), v.name, n, n*v.row)
+		}
+	}
+	return nil
+}
+
+// Close frees the graph.
+func (e *Encoder) Close() error { return e.s.Close() }

@@ -1,0 +1,207 @@
+package encoder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/lookout-video/lookout/internal/ort"
+	"github.com/lookout-video/lookout/llm/tokenizer"
+	"github.com/lookout-video/lookout/model"
+	"github.com/lookout-video/lookout/tensor"
+)
+
+// Text is the text tower: it places words in the space of the pictures. It may
+// be used from many goroutines, which take turns.
+type Text struct {
+	clip  model.Clip
+	tok   *tokenizer.Tokenizer
+	pad   int
+	embed int
+	most  int // tokens a text may have; longer ones are cut
+	s     *ort.Session
+	turn  chan struct{}
+}
+
+// textLength is the most tokens a text is cut to when the graph does not tell.
+const textLength = 64
+
+// OpenText loads the bundle's text tower and tokenizer.
+func OpenText(b *model.Bundle, env *ort.Env) (*Text, error) {
+	data, err := b.Read("tokenizer.json")
+	if err != nil {
+		return nil, err
+	}
+	tok, err := tokenizer.New(data)
+	if err != nil {
+		return nil, fmt.Errorf("encoder: %s: tokenizer.json: %w", b.Name, err)
+	}
+	t := &Text{clip: b.Manifest.Clip, tok: tok, pad: b.Manifest.Tokens.Pad, embed: b.Manifest.Encoder.Embed, turn: make(chan struct{}, 1)}
+	if t.s, err = env.Load(b, "text.onnx", ort.Options{Outputs: []string{"text_embed"}}); err != nil {
+		return nil, fmt.Errorf("encoder: %s: %w", b.Name, err)
+	}
+	in, err := t.s.Input("input_ids")
+	if err == nil {
+		var out ort.Info
+		if out, err = t.s.Output("text_embed"); err == nil && out.Shape[len(out.Shape)-1] != t.embed {
+			err = fmt.Errorf("text.onnx gives %v, the encoder's embeddings have %d", out, t.embed)
+		}
+	}
+	if err != nil {
+		t.s.Close()
+		return nil, fmt.Errorf("encoder: %s: %w", b.Name, err)
+	}
+	if t.most = textLength; len(in.Shape) == 2 && in.Shape[1] > 0 {
+		t.most = in.Shape[1]
+	}
+	return t, nil
+}
+
+// Embed gives each text's place, of unit length.
+func (t *Text) Embed(ctx context.Context, texts []string) ([][]float32, error) {
+	if len(texts) == 0 {
+		return nil, nil
+	}
+	rows, long := make([][]int, len(texts)), 0
+	for i, s := range texts {
+		rows[i] = t.tok.Encode(strings.TrimSpace(s), false)
+		if len(rows[i]) == 0 {
+			return nil, fmt.Errorf("encoder: text %d is empty", i)
+		}
+		rows[i] = rows[i][:min(len(rows[i]), t.most)]
+		long = max(long, len(rows[i]))
+	}
+	ids, mask := tensor.Make[int64](len(texts), long), tensor.Make[int64](len(texts), long)
+	for i, row := range rows {
+		for k := range long {
+			if k < len(row) {
+				ids.Data[i*long+k], mask.Data[i*long+k] = int64(row[k]), 1
+			} else {
+				ids.Data[i*long+k] = int64(t.pad)
+			}
+		}
+	}
+	out := tensor.Make[float32](len(texts), t.embed)
+	select {
+	case t.turn <- struct{}{}:
+		defer func() { <-t.turn }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("encoder: %w", ctx.Err())
+	}
+	b, err := t.s.NewBinding()
+	if err != nil {
+		return nil, fmt.Errorf("encoder: %w", err)
+	}
+	defer b.Close()
+	if err := errors.Join(ort.Bind(b, "input_ids", ids), ort.Bind(b, "attention_mask", mask), ort.Bind(b, "text_embed", out)); err != nil {
+		return nil, fmt.Errorf("encoder: %w", err)
+	}
+	if err := b.Run(ctx); err != nil {
+		return nil, fmt.Errorf("encoder: %w", err)
+	}
+	embeds := make([][]float32, len(texts))
+	for i := range embeds {
+		embeds[i] = out.At(i).Data
+	}
+	return embeds, nil
+}
+
+// Close frees the graph.
+func (t *Text) Close() error { return t.s.Close() }
+
+// Labels are things to tell apart, placed once and then compared with any
+// number of pictures.
+type Labels struct {
+	Names  []string
+	embeds [][]float32
+	clip   model.Clip
+}
+
+// Labels places each label as the mean over the bundle's templates.
+func (t *Text) Labels(ctx context.Context, names []string) (*Labels, error) {
+	templates := t.clip.Templates
+	if len(templates) == 0 {
+		templates = []string{"{}"}
+	}
+	l := &Labels{Names: names, clip: t.clip}
+	for _, name := range names {
+		if strings.TrimSpace(name) == "" {
+			return nil, errors.New("encoder: a label is empty")
+		}
+		texts := make([]string, len(templates))
+		for i, tpl := range templates {
+			texts[i] = strings.ReplaceAll(tpl, "{}", strings.TrimSpace(name))
+		}
+		embeds, err := t.Embed(ctx, texts)
+		if err != nil {
+			return nil, err
+		}
+		mean := make([]float32, t.embed)
+		for _, e := range embeds {
+			for k, x := range e {
+				mean[k] += x
+			}
+		}
+		normalize(mean)
+		l.embeds = append(l.embeds, mean)
+	}
+	return l, nil
+}
+
+// Score is how well a label fits a picture.
+type Score struct {
+	Label string
+	// Cosine is between the two embeddings, -1 to 1.
+	Cosine float64
+	// Probability is that of the label being true, whatever the others are.
+	Probability float64
+	// Share is the label's part when exactly one of the labels is true: all
+	// shares sum to 1.
+	Share float64
+}
+
+// Classify compares a picture's embedding (unit length) with each label. The
+// scores are in the order of Names, in dst if it has the room.
+func (l *Labels) Classify(image []float32, dst []Score) []Score {
+	dst = dst[:0]
+	top := math.Inf(-1)
+	for i, e := range l.embeds {
+		c := dot(image, e)
+		logit := l.clip.LogitScale*c + l.clip.LogitBias
+		dst = append(dst, Score{Label: l.Names[i], Cosine: c, Probability: 1 / (1 + math.Exp(-logit)), Share: logit})
+		top = max(top, logit)
+	}
+	sum := 0.0
+	for i := range dst {
+		dst[i].Share = math.Exp(dst[i].Share - top)
+		sum += dst[i].Share
+	}
+	for i := range dst {
+		dst[i].Share /= sum
+	}
+	return dst
+}
+
+// Embedding is label i's place, to Locate it.
+func (l *Labels) Embedding(i int) []float32 { return l.embeds[i] }
+
+func dot(a, b []float32) float64 {
+	var s float32
+	b = b[:len(a)]
+	for i, x := range a {
+		s += x * b[i]
+	}
+	return float64(s)
+}
+
+func normalize(v []float32) {
+	n := float32(math.Sqrt(dot(v, v)))
+	if n == 0 {
+		return
+	}
+	for i := range v {
+		v[i] /= n
+	}
+}
