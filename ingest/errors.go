@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
+	"strings"
 	"syscall"
 
 	"github.com/asticode/go-astiav"
-
-	"github.com/lookout-video/lookout/media"
 )
 
 var (
@@ -25,9 +25,42 @@ var (
 	ErrCorrupt = errors.New("not readable as video; the file may be cut off or damaged")
 	// ErrTimeout is returned when the source says nothing for Config.ReadTimeout.
 	ErrTimeout = errors.New("the source went silent; check that it is on and reachable")
+	// ErrStalled is returned when packets come but no picture can be decoded
+	// for Config.StallTimeout.
+	ErrStalled = errors.New("packets come, but none can be decoded; check the camera's encoding, or whether key frames are sent")
+	// ErrNoHardware is returned by Open when Config.Decoder names a device that
+	// is not there or cannot decode the stream; the text says what is missing.
+	ErrNoHardware = errors.New("no hardware decoding")
+	// ErrNoStill is returned by Still for a frame that is not kept (any more).
+	ErrNoStill = errors.New("ingest: this picture is not kept")
 	// ErrUnreachable is returned by Open when no connection can be made.
 	ErrUnreachable = errors.New("cannot connect; check host, port and network")
 )
+
+// Redact hides the password and the query values of a URL, for logs and errors.
+func Redact(s string) string {
+	head, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		return s
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		// Not a URL that can be taken apart: drop all that may be secret.
+		if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+			rest = rest[i+1:]
+		}
+		rest, _, _ = strings.Cut(rest, "?")
+		return head + "://" + rest
+	}
+	if _, has := u.User.Password(); has {
+		u.User = url.UserPassword(u.User.Username(), "xxxxx")
+	}
+	if u.RawQuery != "" {
+		u.RawQuery = "xxxxx"
+	}
+	u.Fragment = ""
+	return u.String()
+}
 
 // wrap says what was being done with which stream, and maps FFmpeg's codes to
 // the errors that callers decide on.
@@ -38,7 +71,7 @@ func (c *Config) wrap(doing string, err error) error {
 		cause = ErrAuth
 	case errors.Is(err, astiav.ErrHttpNotFound), errors.Is(err, astiav.Error(-int(syscall.ENOENT))):
 		cause = fmt.Errorf("%w: %w", ErrNotFound, fs.ErrNotExist)
-	case errors.Is(err, astiav.ErrInvaliddata):
+	case errors.Is(err, astiav.ErrInvaliddata), errors.Is(err, astiav.ErrEof):
 		cause = ErrCorrupt
 	case errors.Is(err, astiav.ErrDecoderNotFound):
 		cause = ErrUnsupportedCodec
@@ -50,5 +83,5 @@ func (c *Config) wrap(doing string, err error) error {
 	if name == "" {
 		name = "source"
 	}
-	return fmt.Errorf("ingest: %s: %s %s: %w", name, doing, media.RedactURL(c.URL), cause)
+	return fmt.Errorf("ingest: %s: %s %s: %w", name, doing, Redact(c.URL), cause)
 }

@@ -1,13 +1,13 @@
-// Package ingest turns a video source (a file, a camera, a URL) into packets
-// as they were sent and frames as the visual encoder wants them. It is the
-// only importer of go-astiav.
+// Package ingest turns a video source (a file, a camera, a URL, what a browser
+// sends) into packets as they were sent and frames as the visual encoder wants
+// them. It is the only importer of go-astiav.
 package ingest
 
 import (
 	"context"
 	"errors"
 	"io"
-	"strings"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -20,202 +20,223 @@ import (
 type Config struct {
 	// Name is the stream's name in errors and events.
 	Name string
-	// URL names the source: a file, rtsp://, http(s)://, or v4l2:/dev/video0.
+	// URL names the source: a file, rtsp://, rtsps://, http(s):// (a file, HLS
+	// or MJPEG) or v4l2:/dev/video0, which may go on as
+	// ?size=1280x720&rate=30&format=mjpeg.
 	URL string
+	// URLs, when set, are read one after the other as one stream, in place of
+	// URL.
+	URLs []string
+	// Packets, when set, is read in place of URL: what a browser publishes.
+	Packets *media.Tap
 	// Live paces a file as if it were a camera. Sources that are live pace
 	// themselves. It defaults to false: as fast as possible.
 	Live bool
-	// Loop starts a file again at its end; media time goes on growing.
+	// Loop starts a file (or the list) again at its end; media time goes on
+	// growing.
 	Loop bool
 	// SampleRate is the frames a second that ReadFrame gives, chosen on the
 	// media clock. It defaults to 0: every frame.
 	SampleRate float64
-	// Width and Height are the size of the frames given, in pixels. They
-	// default to the source's.
+	// Width and Height are the size of the frames given, in pixels; what does
+	// not fit is letterboxed. They default to the source's.
 	Width, Height int
 	// RTSPTransport is tcp or udp. It defaults to tcp.
 	RTSPTransport string
 	// ReadTimeout bounds one read from the source. It defaults to 10 seconds.
 	ReadTimeout time.Duration
-	// Threads is the number of decoding threads. It defaults to 1.
+	// StallTimeout bounds the time in which packets come but no picture can be
+	// decoded. It defaults to 20 seconds.
+	StallTimeout time.Duration
+	// Decoder is where to decode: cpu, auto (a device if there is one, else the
+	// CPU), cuda, cuda:N, vaapi or vaapi:/dev/dri/renderD128. It defaults to cpu.
+	Decoder string
+	// Threads is the number of decoding threads on the CPU, which share the
+	// slices of a picture. It defaults to 1: best for many streams.
 	Threads int
+	// Stills is how many sampled pictures are kept for Still, each at its full
+	// size (3 MB at 1080p). It defaults to 16; negative keeps none.
+	Stills int
 	// Tap gets the packets before they are decoded and stays open when the
-	// Reader closes. It defaults to a tap of the Reader's own.
+	// Reader closes. It defaults to Packets, or else to a tap of the Reader's
+	// own.
 	Tap *media.Tap
+
+	// OnStatus is called by Supervised at each change of state, from
+	// ReadFrame's goroutine.
+	OnStatus func(Status)
+	// MinWait and MaxWait bound Supervised's wait between two tries. They
+	// default to 500 ms and 30 s.
+	MinWait, MaxWait time.Duration
 }
 
-// Stats counts what a Reader has done.
+func (c *Config) setDefaults() {
+	if c.ReadTimeout <= 0 {
+		c.ReadTimeout = 10 * time.Second
+	}
+	if c.StallTimeout <= 0 {
+		c.StallTimeout = 20 * time.Second
+	}
+	if c.Threads <= 0 {
+		c.Threads = 1
+	}
+	if c.Stills == 0 {
+		c.Stills = 16
+	}
+	if len(c.URLs) == 0 {
+		c.URLs = []string{c.URL}
+	}
+	c.URL = c.URLs[0]
+}
+
+// Stats counts what a Reader has done, over its reconnects and loops.
 type Stats struct {
-	Packets      uint64 // read from the source
-	Decoded      uint64 // frames out of the decoder
-	Sampled      uint64 // frames given to the caller
-	DecodeErrors uint64 // packets the decoder refused
-	Loops        uint64
+	Packets      uint64  // read from the source
+	Bytes        uint64  // in those packets
+	Decoded      uint64  // frames out of the decoder
+	Sampled      uint64  // frames given to the caller
+	NotDue       uint64  // frames skipped because the sampling rate did not ask for them
+	DecodeErrors uint64  // packets that could not be used
+	Loops        uint64  // times that the source was started again at its end
+	Reconnects   uint64  // times that a lost source came back
+	FPS          float64 // of the decoded frames on the media clock, smoothed over about 16
 }
 
-// Reader is an open source. ReadFrame and Close are for one goroutine; Tap and
-// Stats for any.
+// Info tells what is being read. It is the zero Info before the first frame.
+type Info struct {
+	Codec         media.Codec
+	Width, Height int // as seen: after the rotation
+	Rotation      int // clockwise degrees by which the coded picture is turned
+	// Reorders tells that the packets' times are not in order (B-frames):
+	// browsers cannot play that, transcode it.
+	Reorders bool
+	// Decoder is cpu, cuda or vaapi; Note says why auto did not choose a device.
+	Decoder, Note string
+}
+
+// Reader is an open source. ReadFrame and Close are for one goroutine; the
+// other methods for any.
 type Reader struct {
 	cfg   Config
 	tap   *media.Tap
-	codec media.Codec
+	slab  slab
+	guard *guard
+	timer *time.Timer // of pacing
 
-	intr    *astiav.IOInterrupter
-	in      *astiav.FormatContext
-	stream  *astiav.Stream
-	bsf     *astiav.BitStreamFilterContext // nil when the packets need no change
-	dec     *astiav.CodecContext
-	pkt     *astiav.Packet
-	tapPkt  *astiav.Packet
-	frame   *astiav.Frame
-	scaler  scaler
+	src    source
+	st     stream
+	turn   int                            // which of the URLs is open
+	bsf    *astiav.BitStreamFilterContext // nil when the packets need no change
+	dec    decoder
+	pkt    *astiav.Packet
+	tapPkt *astiav.Packet
+	frame  *astiav.Frame
+	scaler scaler
+	stills stills
+
 	drained bool // the decoder was told that nothing follows
+	decoded bool // this pass over the source gave a picture
+	width   int  // of the newest picture
+	height  int
 
-	began  time.Time     // wall clock of media time 0
-	base   int64         // the source's first timestamp, in the stream's time base
-	based  bool          // base is known
-	offset time.Duration // media time at which this pass over the source began
-	last   time.Duration // media time of the newest packet
-	step   time.Duration // time between two frames, for sources that do not tell
-	next   time.Duration // media time at which the next sample is due
-	seq    uint64
+	clock clock
+	began time.Time     // wall clock of media time 0
+	ahead time.Duration // what capture time is ahead of began + media time, for publishers
+	next  time.Duration // media time at which the next sample is due
+	seq   uint64
 
-	packets, decoded, sampled, decodeErrors, loops atomic.Uint64
-}
-
-var codecs = map[astiav.CodecID]media.Codec{
-	astiav.CodecIDH264: media.H264, astiav.CodecIDHevc: media.HEVC, astiav.CodecIDVp8: media.VP8, astiav.CodecIDVp9: media.VP9,
-	astiav.CodecIDAv1: media.AV1, astiav.CodecIDMjpeg: media.MJPEG, astiav.CodecIDMpeg4: media.MPEG4, astiav.CodecIDMpeg2Video: media.MPEG2,
+	rate  atomic.Uint64 // Float64bits of the sampling rate
+	info  atomic.Pointer[Info]
+	stats struct {
+		packets, bytes, decoded, sampled, notDue, errors, loops, reconnects atomic.Uint64
+		fps                                                                 atomic.Uint64 // Float64bits
+	}
 }
 
 // Open connects to the source and finds its video. The errors that a caller
 // may decide on are the package's Err values.
 func Open(ctx context.Context, cfg Config) (*Reader, error) {
-	if cfg.ReadTimeout <= 0 {
-		cfg.ReadTimeout = 10 * time.Second
-	}
-	if cfg.Threads <= 0 {
-		cfg.Threads = 1
-	}
-	astiav.SetLogLevel(astiav.LogLevelFatal)
-	tap := cfg.Tap
-	if tap == nil {
-		tap = media.NewTap(0)
-	}
-	r := &Reader{cfg: cfg, tap: tap, intr: astiav.NewIOInterrupter(), pkt: astiav.AllocPacket(), tapPkt: astiav.AllocPacket(), frame: astiav.AllocFrame()}
-	if err := r.open(ctx); err != nil {
+	r := newReader(cfg)
+	if err := r.open(ctx, 0); err != nil {
 		r.Close()
 		return nil, err
 	}
 	return r, nil
 }
 
+func newReader(cfg Config) *Reader {
+	cfg.setDefaults()
+	astiav.SetLogLevel(astiav.LogLevelFatal)
+	tap := cfg.Tap
+	if tap == nil {
+		tap = cfg.Packets
+	}
+	if tap == nil {
+		tap = media.NewTap(0)
+	}
+	r := &Reader{cfg: cfg, tap: tap, guard: newGuard(cfg.ReadTimeout), pkt: astiav.AllocPacket(), tapPkt: astiav.AllocPacket(), frame: astiav.AllocFrame()}
+	r.timer = time.NewTimer(math.MaxInt64)
+	r.clock.shown = -1
+	r.stills.init(cfg.Stills)
+	r.SetSampleRate(cfg.SampleRate)
+	r.info.Store(&Info{})
+	return r
+}
+
 // Tap gives the packets as they come, before decoding.
 func (r *Reader) Tap() *media.Tap { return r.tap }
 
+// Info tells what is being read.
+func (r *Reader) Info() Info { return *r.info.Load() }
+
+// Still gives the sampled frame with the number seq as JPEG, scaled down to
+// width pixels (0: the source's width). Only the last Config.Stills frames are
+// there; seq 0 is the newest. It returns ErrNoStill for others.
+func (r *Reader) Still(seq uint64, width int) ([]byte, error) { return r.stills.jpeg(seq, width) }
+
+// SetSampleRate changes Config.SampleRate from the next frame on.
+func (r *Reader) SetSampleRate(fps float64) { r.rate.Store(math.Float64bits(fps)) }
+
 // Stats says what has been done so far.
 func (r *Reader) Stats() Stats {
-	return Stats{Packets: r.packets.Load(), Decoded: r.decoded.Load(), Sampled: r.sampled.Load(), DecodeErrors: r.decodeErrors.Load(), Loops: r.loops.Load()}
+	s := &r.stats
+	return Stats{Packets: s.packets.Load(), Bytes: s.bytes.Load(), Decoded: s.decoded.Load(), Sampled: s.sampled.Load(), NotDue: s.notDue.Load(),
+		DecodeErrors: s.errors.Load(), Loops: s.loops.Load(), Reconnects: s.reconnects.Load(), FPS: math.Float64frombits(s.fps.Load())}
 }
 
-// guard lets ctx and the read timeout interrupt FFmpeg's waiting. The returned
-// function ends the guard and tells why err came about.
-func (r *Reader) guard(ctx context.Context) func(error) error {
-	r.intr.Resume()
-	var late atomic.Bool
-	t := time.AfterFunc(r.cfg.ReadTimeout, func() { late.Store(true); r.intr.Interrupt() })
-	stop := context.AfterFunc(ctx, r.intr.Interrupt)
-	return func(err error) error {
-		t.Stop()
-		stop()
-		switch {
-		case err == nil:
-			return nil
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case late.Load():
-			return ErrTimeout
-		}
+// open connects to the current URL; the media clock goes on from offset.
+func (r *Reader) open(ctx context.Context, offset time.Duration) error {
+	r.cfg.URL = r.cfg.URLs[r.turn]
+	if r.cfg.Packets != nil {
+		r.src = &packets{cfg: &r.cfg}
+	} else {
+		r.src = &demuxer{cfg: &r.cfg, guard: r.guard}
+	}
+	st, err := r.src.open(ctx)
+	if err != nil {
 		return err
 	}
-}
-
-func (r *Reader) open(ctx context.Context) error {
-	name, format := r.cfg.URL, (*astiav.InputFormat)(nil)
-	opts := astiav.NewDictionary()
-	defer opts.Free()
-	set := func(k, v string) { _ = opts.Set(k, v, 0) }
-	switch {
-	case strings.HasPrefix(name, "v4l2:"):
-		astiav.RegisterAllDevices()
-		name, format = strings.TrimPrefix(name, "v4l2:"), astiav.FindInputFormat("v4l2")
-	case strings.HasPrefix(name, "rtsp://"), strings.HasPrefix(name, "rtsps://"):
-		transport := r.cfg.RTSPTransport
-		if transport == "" {
-			transport = "tcp"
-		}
-		set("rtsp_transport", transport)
-		set("fflags", "nobuffer")
-		set("analyzeduration", "500000") // microseconds; the default of 5 s would delay the first word
-	}
-	r.in = astiav.AllocFormatContext()
-	r.in.SetIOInterrupter(r.intr)
-	done := r.guard(ctx)
-	err := done(r.in.OpenInput(name, format, opts))
-	if err != nil {
-		r.in = nil // FFmpeg has freed it
-		return r.cfg.wrap("open", err)
-	}
-	done = r.guard(ctx)
-	if err := done(r.in.FindStreamInfo(nil)); err != nil {
-		return r.cfg.wrap("find the streams of", err)
-	}
-	for _, s := range r.in.Streams() {
-		if s.CodecParameters().MediaType() == astiav.MediaTypeVideo {
-			r.stream = s
-			break
-		}
-	}
-	if r.stream == nil {
-		return r.cfg.wrap("open", ErrNoVideo)
-	}
-	par := r.stream.CodecParameters()
-	codec, known := codecs[par.CodecID()]
-	dec := astiav.FindDecoder(par.CodecID())
-	if dec == nil || !known && par.CodecID() != astiav.CodecIDRawvideo {
-		return r.cfg.wrap("open", ErrUnsupportedCodec)
-	}
-	r.codec = codec
-	if err := r.openTap(par); err != nil {
+	r.st = st
+	if err := r.openFilter(); err != nil {
 		return r.cfg.wrap("prepare the packets of", err)
 	}
-	r.dec = astiav.AllocCodecContext(dec)
-	if err := par.ToCodecContext(r.dec); err != nil {
-		return r.cfg.wrap("set up the decoder of", err)
-	}
-	r.dec.SetFlags(r.dec.Flags().Add(astiav.CodecContextFlagLowDelay))
-	r.dec.SetThreadCount(r.cfg.Threads)
-	r.dec.SetThreadType(astiav.ThreadTypeSlice) // frame threads add a frame of delay each
-	if err := r.dec.Open(dec, nil); err != nil {
+	if err := r.dec.open(&r.cfg, &r.st); err != nil {
 		return r.cfg.wrap("open the decoder of", err)
 	}
-	if fr := r.stream.AvgFrameRate(); fr.Num() > 0 && fr.Den() > 0 {
-		r.step = time.Duration(float64(time.Second) * float64(fr.Den()) / float64(fr.Num()))
-	} else {
-		r.step = 40 * time.Millisecond
-	}
-	r.scaler.rotation = rotation(par)
+	r.scaler.rotation = st.rotation
+	r.clock.start(&r.st, offset)
 	if r.began.IsZero() {
 		r.began = time.Now()
 	}
-	r.based, r.drained = false, false
+	r.drained, r.decoded, r.width = false, false, 0
 	return nil
 }
 
-// openTap makes the filter that puts H.264 and HEVC from MP4 into Annex B.
-func (r *Reader) openTap(par *astiav.CodecParameters) error {
-	name := map[media.Codec]string{media.H264: "h264_mp4toannexb", media.HEVC: "hevc_mp4toannexb"}[r.codec]
-	if name == "" {
+// openFilter makes the filter that lets packets stand alone: H.264 and HEVC
+// from MP4 in Annex B, MPEG-4's header before each key frame.
+func (r *Reader) openFilter() error {
+	name := map[media.Codec]string{media.H264: "h264_mp4toannexb", media.HEVC: "hevc_mp4toannexb", media.MPEG4: "dump_extra"}[r.st.codec]
+	if name == "" || r.st.par == nil {
 		return nil
 	}
 	bsf, err := astiav.AllocBitStreamFilterContext(astiav.FindBitStreamFilterByName(name))
@@ -223,28 +244,25 @@ func (r *Reader) openTap(par *astiav.CodecParameters) error {
 		return err
 	}
 	r.bsf = bsf
-	if err := par.Copy(bsf.InputCodecParameters()); err != nil {
+	if err := r.st.par.Copy(bsf.InputCodecParameters()); err != nil {
 		return err
 	}
-	bsf.SetInputTimeBase(r.stream.TimeBase())
+	bsf.SetInputTimeBase(r.st.base)
 	return bsf.Initialize()
 }
 
 // closeInput frees all that open made.
 func (r *Reader) closeInput() {
-	if r.dec != nil {
-		r.dec.Free()
-		r.dec = nil
-	}
+	r.dec.close()
 	if r.bsf != nil {
 		r.bsf.Free()
 		r.bsf = nil
 	}
-	if r.in != nil {
-		r.in.CloseInput()
-		r.in = nil
+	if r.src != nil {
+		r.src.close()
+		r.src = nil
 	}
-	r.stream = nil
+	r.st = stream{}
 }
 
 // Close frees the source and ends its tap. It must not run beside ReadFrame.
@@ -252,15 +270,17 @@ func (r *Reader) Close() error {
 	if r.pkt == nil {
 		return nil
 	}
-	if r.cfg.Tap == nil {
+	if r.cfg.Tap == nil && r.cfg.Packets == nil {
 		r.tap.Close()
 	}
 	r.closeInput()
 	r.scaler.close()
+	r.stills.close()
 	r.frame.Free()
 	r.tapPkt.Free()
 	r.pkt.Free()
-	r.intr.Free()
+	r.guard.close()
+	r.timer.Stop()
 	r.pkt = nil
 	return nil
 }
@@ -269,41 +289,74 @@ func (r *Reader) Close() error {
 // buffer is used again. It returns io.EOF at the end of a source that ends.
 func (r *Reader) ReadFrame(ctx context.Context, dst *media.Frame) error {
 	for {
-		if err := ctx.Err(); err != nil {
+		at, err := r.decode(ctx)
+		if err != nil {
 			return err
 		}
-		err := r.dec.ReceiveFrame(r.frame)
-		switch {
-		case err == nil:
-			took, err := r.take(dst)
-			r.frame.Unref()
-			if err != nil {
-				return r.cfg.wrap("scale a frame of", err)
-			}
-			if took {
-				return nil
-			}
-		case errors.Is(err, astiav.ErrEagain):
-			if err := r.feed(ctx); err != nil {
-				return err
-			}
-		case errors.Is(err, astiav.ErrEof):
-			if !r.cfg.Loop {
-				return io.EOF
-			}
-			r.offset = r.last + r.step
-			r.loops.Add(1)
-			r.closeInput()
-			if err := r.open(ctx); err != nil {
-				return err
-			}
-		default:
-			r.decodeErrors.Add(1)
-			if err := r.feed(ctx); err != nil {
-				return err
-			}
+		took, err := r.take(at, dst)
+		r.frame.Unref()
+		if err != nil {
+			return r.cfg.wrap("scale a frame of", err)
+		}
+		if took {
+			return nil
 		}
 	}
+}
+
+// decode leaves the next picture in r.frame.
+func (r *Reader) decode(ctx context.Context) (at time.Duration, err error) {
+	since := time.Now()
+	for {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		switch code := receiveFrame(r.dec.ctx, r.frame); code {
+		case 0:
+			r.decoded = true
+			r.seq++
+			r.stats.decoded.Add(1)
+			before := r.clock.shown
+			at := r.clock.frame(frameTime(r.frame))
+			r.countRate(at - before)
+			if w, h := r.frame.Width(), r.frame.Height(); w != r.width || h != r.height || r.dec.where != r.info.Load().Decoder {
+				r.width, r.height = w, h
+				r.tellInfo()
+			}
+			return at, nil
+		case codeEnded:
+			if err := r.again(ctx); err != nil {
+				return 0, err
+			}
+			since = time.Now()
+			continue
+		case codeAgain:
+		default:
+			r.stats.errors.Add(1)
+		}
+		if err := r.feed(ctx); err != nil {
+			return 0, err
+		}
+		if time.Since(since) > r.cfg.StallTimeout {
+			return 0, r.cfg.wrap("decode", ErrStalled)
+		}
+	}
+}
+
+// again starts what has ended anew, or says that it has ended.
+func (r *Reader) again(ctx context.Context) error {
+	if !r.decoded {
+		return r.cfg.wrap("decode", ErrCorrupt) // a file without one picture; in a loop it would spin
+	}
+	if r.turn+1 == len(r.cfg.URLs) && !r.cfg.Loop {
+		return io.EOF
+	}
+	r.turn = (r.turn + 1) % len(r.cfg.URLs)
+	if r.turn == 0 {
+		r.stats.loops.Add(1)
+	}
+	r.closeInput()
+	return r.open(ctx, r.clock.last+r.clock.step)
 }
 
 // feed reads one packet, publishes it and hands it to the decoder.
@@ -311,44 +364,48 @@ func (r *Reader) feed(ctx context.Context) error {
 	if r.drained {
 		return io.EOF
 	}
-	defer r.pkt.Unref()
-	done := r.guard(ctx)
-	if err := done(r.in.ReadFrame(r.pkt)); err != nil {
-		if errors.Is(err, astiav.ErrEof) {
+	if err := r.src.read(ctx, r.pkt); err != nil {
+		switch {
+		case errors.Is(err, astiav.ErrEof):
 			r.drained = true
-			_ = r.dec.SendPacket(nil) // flush: what is left comes out of ReceiveFrame
+			_ = r.dec.ctx.SendPacket(nil) // flush: what is left comes out of receiveFrame
 			return nil
-		}
-		if ctx.Err() != nil {
-			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
 		}
 		return r.cfg.wrap("read", err)
 	}
-	if r.pkt.StreamIndex() != r.stream.Index() {
-		return nil
-	}
-	r.packets.Add(1)
-	at := r.mediaTime(r.pkt.Pts(), r.pkt.Dts())
-	r.last = max(r.last, at)
-	if r.cfg.Live {
-		if err := sleepUntil(ctx, r.began.Add(at)); err != nil {
+	defer r.pkt.Unref()
+	r.stats.packets.Add(1)
+	r.stats.bytes.Add(uint64(r.pkt.Size()))
+	at := r.clock.packet(r.pkt.Pts(), r.pkt.Dts())
+	if r.cfg.Live && !r.st.live {
+		if err := r.sleepUntil(ctx, r.began.Add(at)); err != nil {
 			return err
 		}
 	}
 	if err := r.publish(at); err != nil {
-		r.decodeErrors.Add(1)
+		r.stats.errors.Add(1)
 	}
-	if err := r.dec.SendPacket(r.pkt); err != nil && !errors.Is(err, astiav.ErrEagain) {
-		r.decodeErrors.Add(1) // a damaged packet costs itself, not the stream
+	if err := r.dec.ctx.SendPacket(r.pkt); err != nil && !errors.Is(err, astiav.ErrEagain) {
+		r.stats.errors.Add(1) // a damaged packet costs itself, not the stream
 	}
 	return nil
 }
 
 func (r *Reader) publish(at time.Duration) error {
-	stamp := media.At(r.capture(at), at)
-	key := r.pkt.Flags().Has(astiav.PacketFlagKey)
+	if p, ok := r.src.(*packets); ok {
+		r.ahead = p.now.At.Capture.Sub(r.began.Add(at))
+		if r.tap != r.cfg.Packets {
+			m := *p.now // the payload is shared, the times are this Reader's
+			m.At = media.At(m.At.Capture, at)
+			r.tap.Publish(&m)
+		}
+		return nil
+	}
+	m := media.Packet{Codec: r.st.codec, Key: r.pkt.Flags().Has(astiav.PacketFlagKey), At: media.At(r.capture(at), at), Duration: r.clock.step}
 	if r.bsf == nil {
-		r.tap.Publish(&media.Packet{Codec: r.codec, Data: r.pkt.Data(), Key: key, At: stamp, Duration: r.step})
+		r.tap.Publish(r.slab.packet(m, packetData(r.pkt)))
 		return nil
 	}
 	if err := r.tapPkt.Ref(r.pkt); err != nil {
@@ -359,75 +416,106 @@ func (r *Reader) publish(at time.Duration) error {
 		return err
 	}
 	for {
-		if err := r.bsf.ReceivePacket(r.tapPkt); err != nil {
-			if errors.Is(err, astiav.ErrEagain) {
-				return nil
-			}
-			return err
+		switch code := filterReceive(r.bsf, r.tapPkt); code {
+		case 0:
+			r.tap.Publish(r.slab.packet(m, packetData(r.tapPkt)))
+			r.tapPkt.Unref()
+		case codeAgain, codeEnded:
+			return nil
+		default:
+			return astiav.Error(code)
 		}
-		r.tap.Publish(&media.Packet{Codec: r.codec, Data: r.tapPkt.Data(), Key: key, At: stamp, Duration: r.step})
-		r.tapPkt.Unref()
 	}
 }
 
-// capture is the wall-clock time of a picture: media time paced from the start
-// for files, arrival for live sources.
+// capture is the wall-clock time of a picture: arrival for cameras, the
+// publisher's own time, and for files media time paced from the start.
 func (r *Reader) capture(at time.Duration) time.Time {
-	if r.cfg.Live || r.cfg.Loop || !strings.Contains(r.cfg.URL, ":") {
-		return r.began.Add(at)
+	if r.st.live && r.st.par != nil {
+		return time.Now()
 	}
-	return time.Now()
-}
-
-// mediaTime puts a source's timestamp on the media clock, which never goes back
-// across loops.
-func (r *Reader) mediaTime(pts, dts int64) time.Duration {
-	ts := pts
-	if ts == astiav.NoPtsValue {
-		ts = dts
-	}
-	if ts == astiav.NoPtsValue {
-		return r.last + r.step
-	}
-	if !r.based {
-		r.base, r.based = ts, true
-	}
-	tb := r.stream.TimeBase()
-	return r.offset + time.Duration(float64(ts-r.base)*float64(tb.Num())/float64(tb.Den())*float64(time.Second))
+	return r.began.Add(at + r.ahead)
 }
 
 // take scales the decoded frame into dst when its sample is due.
-func (r *Reader) take(dst *media.Frame) (bool, error) {
-	r.decoded.Add(1)
-	r.seq++
-	at := r.mediaTime(r.frame.Pts(), r.frame.PktDts())
-	if r.cfg.SampleRate > 0 {
-		period := time.Duration(float64(time.Second) / r.cfg.SampleRate)
+func (r *Reader) take(at time.Duration, dst *media.Frame) (bool, error) {
+	if rate := math.Float64frombits(r.rate.Load()); rate > 0 {
+		period := time.Duration(float64(time.Second) / rate)
+		if r.next > at+period { // the rate was raised
+			r.next = at
+		}
 		// Half a frame early is nearer than half a frame late.
-		if at+r.step/2 < r.next {
+		if at+r.clock.step/2 < r.next {
+			r.stats.notDue.Add(1)
 			return false, nil
 		}
 		r.next = max(r.next+period, at+period/2)
 	}
-	if err := r.scaler.scale(r.frame, &r.cfg, dst); err != nil {
+	f, err := r.dec.local(r.frame)
+	if err != nil {
+		return false, err
+	}
+	if err := r.scaler.rgb(f, &r.cfg, dst); err != nil {
 		return false, err
 	}
 	dst.Seq, dst.At = r.seq, media.At(r.capture(at), at)
-	r.sampled.Add(1)
+	r.stills.keep(f, r.seq, r.st.rotation)
+	r.stats.sampled.Add(1)
 	return true, nil
 }
 
-func sleepUntil(ctx context.Context, t time.Time) error {
+func (r *Reader) countRate(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	was := math.Float64frombits(r.stats.fps.Load())
+	now := float64(time.Second) / float64(d)
+	if was > 0 { // the mean of intervals, not of rates
+		now = 1 / (15.0/16/was + 1.0/16/now)
+	}
+	r.stats.fps.Store(math.Float64bits(now))
+}
+
+func (r *Reader) tellInfo() {
+	info := Info{Codec: r.st.codec, Width: r.width, Height: r.height, Rotation: r.st.rotation, Reorders: reorders(r.dec.ctx), Decoder: r.dec.where, Note: r.dec.note}
+	if info.Rotation%180 != 0 {
+		info.Width, info.Height = info.Height, info.Width
+	}
+	r.info.Store(&info)
+}
+
+func (r *Reader) sleepUntil(ctx context.Context, t time.Time) error {
 	d := time.Until(t)
 	if d <= 0 {
 		return nil
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
+	r.timer.Reset(d)
 	select {
-	case <-timer.C:
+	case <-r.timer.C:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// slab hands out packets from larger pieces of memory, so that a packet costs
+// no allocation of its own. A piece is freed with the last packet in it.
+type slab struct {
+	bytes   []byte
+	packets []media.Packet
+}
+
+func (s *slab) packet(m media.Packet, data []byte) *media.Packet {
+	if len(s.bytes) < len(data) {
+		s.bytes = make([]byte, max(256<<10, len(data)))
+	}
+	if len(s.packets) == 0 {
+		s.packets = make([]media.Packet, 64)
+	}
+	n := copy(s.bytes, data)
+	m.Data, s.bytes = s.bytes[:n:n], s.bytes[n:]
+	p := &s.packets[0]
+	s.packets = s.packets[1:]
+	*p = m
+	return p
 }

@@ -78,15 +78,18 @@ func freeUDP(t *testing.T) (rtp, rtcp string) {
 	return "", ""
 }
 
-// startCamera gives the address of a running camera; stop ends it.
-func startCamera(t *testing.T) (addr string, stop func()) {
+// startCamera gives the address of a running camera, at addr or where there is
+// room; stop ends it.
+func startCamera(t *testing.T, at string) (addr string, stop func()) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	if addr = at; addr == "" {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr = l.Addr().String()
+		l.Close()
 	}
-	addr = l.Addr().String()
-	l.Close()
 	rtp, rtcp := freeUDP(t)
 	c := &camera{}
 	c.server = &gortsplib.Server{Handler: c, RTSPAddress: addr, UDPRTPAddress: rtp, UDPRTCPAddress: rtcp}
@@ -163,7 +166,7 @@ func startCamera(t *testing.T) (addr string, stop func()) {
 }
 
 func TestRTSP(t *testing.T) {
-	addr, _ := startCamera(t)
+	addr, _ := startCamera(t, "")
 	for _, transport := range []string{"tcp", "udp"} {
 		t.Run(transport, func(t *testing.T) {
 			r := open(t, Config{Name: "yard", URL: "rtsp://user:secret@" + addr + "/cam", RTSPTransport: transport, Width: 64, Height: 32, ReadTimeout: 5 * time.Second})
@@ -195,7 +198,7 @@ func TestRTSP(t *testing.T) {
 }
 
 func TestRTSPServerThatVanishes(t *testing.T) {
-	addr, stop := startCamera(t)
+	addr, stop := startCamera(t, "")
 	r := open(t, Config{Name: "yard", URL: "rtsp://user:secret@" + addr + "/cam", ReadTimeout: 2 * time.Second})
 	readAll(t, r, 3)
 	stop()

@@ -9,8 +9,8 @@ import (
 	"github.com/lookout-video/lookout/media"
 )
 
-// scaler is one filter graph from the decoder's pictures to packed full-range
-// RGB. It is built anew when the source changes its format.
+// scaler is one filter graph that turns, scales and converts the decoder's
+// pictures. It is built anew when what goes in or what is wanted changes.
 type scaler struct {
 	rotation int // clockwise degrees by which the picture is to be turned
 
@@ -21,12 +21,31 @@ type scaler struct {
 	key   scalerKey
 }
 
+// scalerKey is all that a graph depends on.
 type scalerKey struct {
-	w, h   int
-	format astiav.PixelFormat
-	space  astiav.ColorSpace
-	rng    astiav.ColorRange
+	w, h     int
+	format   astiav.PixelFormat
+	space    astiav.ColorSpace
+	rng      astiav.ColorRange
+	rotation int
+	want     picture
 }
+
+// picture is a form of picture to make: its size (0: the source's), and the
+// tail of the filter graph.
+type picture struct {
+	w, h int
+	// fit scales down into w by h and keeps the shape, instead of letterboxing.
+	fit  bool
+	form string
+}
+
+// The forms of pictures: for the encoder, for JPEG and for VP8.
+const (
+	formRGB  = "out_range=pc,format=rgb24"
+	formJPEG = "out_color_matrix=bt601:out_range=pc,format=yuvj420p"
+	formVP8  = "out_color_matrix=bt601:out_range=tv,format=yuv420p"
+)
 
 func (s *scaler) close() {
 	if s.graph != nil {
@@ -45,17 +64,15 @@ func rotation(par *astiav.CodecParameters) int {
 	if !ok || m == nil {
 		return 0
 	}
-	a := m.Rotation()
+	a := m.Rotation() // clockwise
 	if math.IsNaN(a) {
 		return 0
 	}
-	// FFmpeg's angle is counter-clockwise.
-	return ((int(math.Round(-a/90))*90)%360 + 360) % 360
+	return ((int(math.Round(a/90))*90)%360 + 360) % 360
 }
 
-func (s *scaler) build(f *astiav.Frame, cfg *Config) error {
+func (s *scaler) build(f *astiav.Frame, key scalerKey) error {
 	s.close()
-	s.key = scalerKey{f.Width(), f.Height(), f.PixelFormat(), f.ColorSpace(), f.ColorRange()}
 	s.graph, s.out = astiav.AllocFilterGraph(), astiav.AllocFrame()
 	s.graph.SetThreadCount(1)
 	var err error
@@ -90,64 +107,89 @@ func (s *scaler) build(f *astiav.Frame, cfg *Config) error {
 	inputs.SetFilterContext(s.sink.FilterContext())
 	inputs.SetPadIdx(0)
 	inputs.SetNext(nil)
-	if err := s.graph.Parse(s.description(f, cfg), inputs, outputs); err != nil {
+	if err := s.graph.Parse(key.description(), inputs, outputs); err != nil {
 		return err
 	}
-	return s.graph.Configure()
+	if err := s.graph.Configure(); err != nil {
+		return err
+	}
+	s.key = key // only now: a graph that failed is tried again
+	return nil
 }
 
 // description writes the graph: turn, scale with the source's colours, pad.
-func (s *scaler) description(f *astiav.Frame, cfg *Config) string {
-	w, h := f.Width(), f.Height()
-	d := ""
-	switch s.rotation {
+func (k *scalerKey) description() string {
+	w, h, turn := k.w, k.h, ""
+	switch k.rotation {
 	case 90:
-		d, w, h = "transpose=clock,", h, w
+		turn, w, h = "transpose=clock,", h, w
 	case 180:
-		d = "hflip,vflip,"
+		turn = "hflip,vflip,"
 	case 270:
-		d, w, h = "transpose=cclock,", h, w
+		turn, w, h = "transpose=cclock,", h, w
 	}
-	W, H := cfg.Width, cfg.Height
+	W, H := k.want.w, k.want.h
 	if W == 0 || H == 0 {
 		W, H = w, h
 	}
-	// Sources that do not tell are, by custom, BT.709 from 720 lines on and BT.601 below.
-	matrix := "bt601"
-	if f.ColorSpace() == astiav.ColorSpaceBt709 || f.ColorSpace() == astiav.ColorSpaceUnspecified && min(w, h) >= 720 {
-		matrix = "bt709"
-	}
-	in := "tv"
-	if f.ColorRange() == astiav.ColorRangeJpeg || f.PixelFormat() == astiav.PixelFormatYuvj420P || f.PixelFormat() == astiav.PixelFormatYuvj422P || f.PixelFormat() == astiav.PixelFormatYuvj444P {
-		in = "pc"
-	}
-	sw, sh := W, H
-	pad := ""
-	if fit := float64(w) * float64(H) / (float64(h) * float64(W)); fit > 1.02 || fit < 0.98 {
-		if fit > 1 {
+	sw, sh, pad := W, H, ""
+	if shape := float64(w) * float64(H) / (float64(h) * float64(W)); k.want.fit || shape > 1.02 || shape < 0.98 {
+		if shape > 1 {
 			sh = max(int(math.Round(float64(W)*float64(h)/float64(w))), 1)
 		} else {
 			sw = max(int(math.Round(float64(H)*float64(w)/float64(h))), 1)
 		}
-		pad = fmt.Sprintf(",pad=%d:%d:(ow-iw)/2:(oh-ih)/2", W, H)
-	}
-	return fmt.Sprintf("%sscale=%d:%d:flags=bilinear+accurate_rnd+full_chroma_int:in_color_matrix=%s:in_range=%s:out_range=pc,format=rgb24%s", d, sw, sh, matrix, in, pad)
-}
-
-func (s *scaler) scale(f *astiav.Frame, cfg *Config, dst *media.Frame) error {
-	if s.graph == nil || s.key != (scalerKey{f.Width(), f.Height(), f.PixelFormat(), f.ColorSpace(), f.ColorRange()}) {
-		if err := s.build(f, cfg); err != nil {
-			return fmt.Errorf("build the filter graph: %w", err)
+		if k.want.fit {
+			sw, sh = max(min(sw, w)&^1, 2), max(min(sh, h)&^1, 2) // 4:2:0 has no odd sizes
+		} else {
+			pad = fmt.Sprintf(",pad=%d:%d:(ow-iw)/2:(oh-ih)/2", W, H)
 		}
 	}
-	if err := s.src.AddFrame(f, astiav.NewBuffersrcFlags(astiav.BuffersrcFlagKeepRef)); err != nil {
-		return fmt.Errorf("feed the filter graph: %w", err)
+	// Sources that do not tell are, by custom, BT.709 from 720 lines on and BT.601 below.
+	matrix := "bt601"
+	if k.space == astiav.ColorSpaceBt709 || k.space == astiav.ColorSpaceUnspecified && min(w, h) >= 720 {
+		matrix = "bt709"
 	}
-	if err := s.sink.GetFrame(s.out, astiav.NewBuffersinkFlags()); err != nil {
-		return fmt.Errorf("read the filter graph: %w", err)
+	in := "tv"
+	switch {
+	case k.rng == astiav.ColorRangeJpeg, k.format == astiav.PixelFormatYuvj420P, k.format == astiav.PixelFormatYuvj422P, k.format == astiav.PixelFormatYuvj444P:
+		in = "pc"
 	}
-	defer s.out.Unref()
-	dst.Reset(s.out.Width(), s.out.Height())
-	_, err := s.out.ImageCopyToBuffer(dst.Pix, 1)
-	return err
+	return fmt.Sprintf("%sscale=%d:%d:flags=bilinear+accurate_rnd+full_chroma_int:in_color_matrix=%s:in_range=%s:%s%s", turn, sw, sh, matrix, in, k.want.form, pad)
+}
+
+// scale gives f in the form wanted. The result is valid until the next call and
+// is to be unreferenced.
+func (s *scaler) scale(f *astiav.Frame, want picture) (*astiav.Frame, error) {
+	key := scalerKey{f.Width(), f.Height(), f.PixelFormat(), f.ColorSpace(), f.ColorRange(), s.rotation, want}
+	if s.graph == nil || s.key != key {
+		s.key = scalerKey{}
+		if err := s.build(f, key); err != nil {
+			return nil, fmt.Errorf("build the filter graph: %w", err)
+		}
+	}
+	if err := s.src.AddFrame(f, keepRef); err != nil {
+		return nil, fmt.Errorf("feed the filter graph: %w", err)
+	}
+	if err := s.sink.GetFrame(s.out, noFlags); err != nil {
+		return nil, fmt.Errorf("read the filter graph: %w", err)
+	}
+	return s.out, nil
+}
+
+var (
+	keepRef = astiav.NewBuffersrcFlags(astiav.BuffersrcFlagKeepRef)
+	noFlags = astiav.NewBuffersinkFlags()
+)
+
+// rgb puts f into dst as Config wants it.
+func (s *scaler) rgb(f *astiav.Frame, cfg *Config, dst *media.Frame) error {
+	out, err := s.scale(f, picture{w: cfg.Width, h: cfg.Height, form: formRGB})
+	if err != nil {
+		return err
+	}
+	defer out.Unref()
+	dst.Reset(out.Width(), out.Height())
+	copyRGB(dst.Pix, out)
+	return nil
 }

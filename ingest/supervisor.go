@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"github.com/lookout-video/lookout/media"
@@ -28,43 +27,30 @@ type Status struct {
 	Err   error
 	// Retry is how long the supervisor waits before the next try.
 	Retry time.Duration
+	// Note, with Live, says once why the CPU decodes although a device was
+	// wished for.
+	Note string
 }
 
 // Supervised keeps one source open: it connects, gives frames, and connects
 // again after a failure, each time waiting longer (with jitter, so that cameras
-// that failed together do not come back together), up to MaxWait.
+// that failed together do not come back together), up to Config.MaxWait. Its
+// tap, counters, stills and clocks go on over all that.
 type Supervised struct {
-	Config Config
-	// OnStatus is called at each change of state, from ReadFrame's goroutine.
-	OnStatus func(Status)
-	// MinWait and MaxWait bound the wait between two tries. They default to
-	// 500 ms and 30 s.
-	MinWait, MaxWait time.Duration
-
 	r     *Reader
+	open  bool
 	wait  time.Duration
-	tap   func(*Reader)
 	state State
-	began time.Time
+	note  string
 }
 
-// endless tells the sources that have no end: when one stops it is lost.
-func (c *Config) endless() bool {
-	for _, p := range []string{"rtsp://", "rtsps://", "v4l2:"} {
-		if strings.HasPrefix(c.URL, p) {
-			return true
-		}
-	}
-	return false
-}
-
-// OnOpen sets a function that sees each newly opened Reader, for its tap.
-func (s *Supervised) OnOpen(f func(*Reader)) { s.tap = f }
+// Supervise makes a Supervised source. Nothing happens before ReadFrame.
+func Supervise(cfg Config) *Supervised { return &Supervised{r: newReader(cfg)} }
 
 func (s *Supervised) tell(st Status) {
 	s.state = st.State
-	if s.OnStatus != nil {
-		s.OnStatus(st)
+	if s.r.cfg.OnStatus != nil {
+		s.r.cfg.OnStatus(st)
 	}
 }
 
@@ -77,49 +63,63 @@ func (s *Supervised) ReadFrame(ctx context.Context, dst *media.Frame) error {
 		case err == nil:
 			s.wait = 0
 			if s.state != Live {
-				s.tell(Status{State: Live})
+				if s.state == Reconnecting {
+					s.r.stats.reconnects.Add(1)
+				}
+				s.tell(s.live())
 			}
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, io.EOF) && !s.Config.endless():
+		case errors.Is(err, io.EOF) && !s.r.st.endless:
 			s.tell(Status{State: Ended})
 			return io.EOF
 		}
-		s.Close()
+		s.lose()
 		d := s.backOff()
 		s.tell(Status{State: Reconnecting, Err: err, Retry: d})
-		if err := sleepUntil(ctx, time.Now().Add(d)); err != nil {
+		if err := s.r.sleepUntil(ctx, time.Now().Add(d)); err != nil {
 			return err
 		}
 	}
 }
 
+func (s *Supervised) live() Status {
+	st := Status{State: Live}
+	if note := s.r.dec.note; note != s.note {
+		s.note, st.Note = note, note
+	}
+	return st
+}
+
 func (s *Supervised) read(ctx context.Context, dst *media.Frame) error {
-	if s.r == nil {
+	if !s.open {
 		if s.state == "" {
 			s.tell(Status{State: Connecting})
 		}
-		r, err := Open(ctx, s.Config)
-		if err != nil {
+		offset := time.Duration(0)
+		if !s.r.began.IsZero() { // media time goes on over the gap
+			offset = max(time.Since(s.r.began), s.r.clock.last+s.r.clock.step)
+		}
+		if err := s.r.open(ctx, offset); err != nil {
 			return err
 		}
-		s.r = r
-		if s.began.IsZero() {
-			s.began = r.began
-		} else { // media time goes on over the gap
-			r.began, r.offset = s.began, time.Since(s.began)
-		}
-		if s.tap != nil {
-			s.tap(r)
-		}
+		s.open = true
 	}
 	return s.r.ReadFrame(ctx, dst)
 }
 
+// lose closes what has failed. What comes after does not go on from it: viewers
+// start again at a key frame.
+func (s *Supervised) lose() {
+	s.r.closeInput()
+	s.r.tap.Cut()
+	s.open = false
+}
+
 // backOff doubles the wait and takes between half and all of it.
 func (s *Supervised) backOff() time.Duration {
-	lo, hi := s.MinWait, s.MaxWait
+	lo, hi := s.r.cfg.MinWait, s.r.cfg.MaxWait
 	if lo <= 0 {
 		lo = 500 * time.Millisecond
 	}
@@ -130,12 +130,20 @@ func (s *Supervised) backOff() time.Duration {
 	return s.wait/2 + rand.N(s.wait/2+1)
 }
 
+// Tap is Reader.Tap. It is there before the source is.
+func (s *Supervised) Tap() *media.Tap { return s.r.tap }
+
+// Info is Reader.Info.
+func (s *Supervised) Info() Info { return s.r.Info() }
+
+// Stats is Reader.Stats.
+func (s *Supervised) Stats() Stats { return s.r.Stats() }
+
+// Still is Reader.Still.
+func (s *Supervised) Still(seq uint64, width int) ([]byte, error) { return s.r.Still(seq, width) }
+
+// SetSampleRate is Reader.SetSampleRate.
+func (s *Supervised) SetSampleRate(fps float64) { s.r.SetSampleRate(fps) }
+
 // Close frees the source. It must not run beside ReadFrame.
-func (s *Supervised) Close() error {
-	if s.r == nil {
-		return nil
-	}
-	err := s.r.Close()
-	s.r = nil
-	return err
-}
+func (s *Supervised) Close() error { return s.r.Close() }

@@ -90,6 +90,21 @@ func TestTapLongGroupIsNotGivenToJoiners(t *testing.T) {
 	read(t, s, 7)
 }
 
+func TestTapCutMakesReadersWaitForAKeyFrame(t *testing.T) {
+	tap := NewTap(8)
+	s := tap.Subscribe()
+	tap.Publish(pkt(0, true))
+	tap.Cut()
+	tap.Publish(pkt(1, false))
+	late := tap.Subscribe()
+	tap.Publish(pkt(2, true))
+	read(t, s, 0, 2)
+	read(t, late, 2)
+	if s.Dropped() != 1 {
+		t.Errorf("dropped %d, want 1", s.Dropped())
+	}
+}
+
 func TestTapClose(t *testing.T) {
 	tap := NewTap(4)
 	s := tap.Subscribe()

@@ -59,6 +59,19 @@ func (t *Tap) Publish(p *Packet) {
 	}
 }
 
+// Cut says that what is published next does not go on from what was published
+// before: the source was connected again. Readers get what is queued, then go
+// on at the next key frame.
+func (t *Tap) Cut() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.gop)
+	t.gop = t.gop[:0]
+	for s := range t.subs {
+		s.waitKey = true
+	}
+}
+
 // Codec is that of the last packet, or empty before the first.
 func (t *Tap) Codec() Codec {
 	t.mu.Lock()
@@ -158,6 +171,13 @@ func (s *Sub) Next(ctx context.Context) (*Packet, error) {
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// Queued is the number of packets that wait to be read.
+func (s *Sub) Queued() int {
+	s.tap.mu.Lock()
+	defer s.tap.mu.Unlock()
+	return len(s.queue)
 }
 
 // Dropped counts the packets this reader lost by being slow, or that came
