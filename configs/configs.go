@@ -198,6 +198,10 @@ func Default() Config {
 	}
 }
 
+// Push is the URL of a stream whose packets are published to Lookout (WHIP)
+// instead of fetched by it.
+const Push = "push:"
+
 // DefaultStream is a stream without its name and address.
 func DefaultStream() Stream {
 	return Stream{

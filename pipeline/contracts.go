@@ -28,7 +28,12 @@ type Source interface {
 // SourceCounters counts what a source has read since it was first opened.
 type SourceCounters struct {
 	Packets, Decoded, Sampled, DecodeErrors, Reconnects uint64
-	Width, Height                                       int
+	// Width and Height are the source's own; FPS is its frame rate as it comes.
+	Width, Height int
+	FPS           float64
+	// Reordered says that pictures are not coded in the order they are shown
+	// (B-frames): browsers cannot play that as it is.
+	Reordered bool
 }
 
 // Encoded is what the visual encoder says of a batch of frames. The slices
@@ -56,6 +61,7 @@ type Step struct {
 type StreamMemory interface {
 	Step(ctx context.Context, at media.Timestamp, tokens tensor.View[float32]) (Step, error)
 	Reset()
+	Close() error
 }
 
 // Task is what a session is asked to do.
@@ -118,7 +124,7 @@ type Models struct {
 	Labeler Labeler
 	// NewMemory is nil when the model has no temporal module: the encoder's
 	// tokens go to the session as they are.
-	NewMemory  func() StreamMemory
+	NewMemory  func() (StreamMemory, error)
 	NewSession func() (Session, error)
 }
 

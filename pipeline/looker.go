@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -49,7 +50,9 @@ func NewLooker(m *Models, b *Batcher, gateThreshold float64) (*Looker, error) {
 		l.enc.Distance = make([]float32, 1)
 	}
 	if m.NewMemory != nil {
-		l.memory = m.NewMemory()
+		if l.memory, err = m.NewMemory(); err != nil {
+			return nil, errors.Join(fmt.Errorf("pipeline: new memory: %w", err), s.Close())
+		}
 	}
 	l.tokens = l.enc.Tokens.At(0)
 	return l, nil
@@ -186,5 +189,11 @@ func (l *Looker) Reset() error {
 	return l.session.Reset()
 }
 
-// Close frees the session.
-func (l *Looker) Close() error { return l.session.Close() }
+// Close frees the session and the memory.
+func (l *Looker) Close() error {
+	err := l.session.Close()
+	if l.memory != nil {
+		err = errors.Join(err, l.memory.Close())
+	}
+	return err
+}

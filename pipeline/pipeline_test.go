@@ -73,7 +73,8 @@ func (m *testMemory) Step(_ context.Context, _ media.Timestamp, tokens tensor.Vi
 	m.last = tokens.Data[0]
 	return Step{Visual: tokens, Novelty: n}, nil
 }
-func (m *testMemory) Reset() { m.last = -1 }
+func (m *testMemory) Reset()       { m.last = -1 }
+func (m *testMemory) Close() error { return nil }
 
 type testSession struct {
 	m     *testModel
@@ -174,7 +175,7 @@ func newWorld(t *testing.T, sources map[string]*testSource) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Models{Info: testInfo, Encoder: w.model, NewMemory: func() StreamMemory { return &testMemory{last: -1} },
+	m := &Models{Info: testInfo, Encoder: w.model, NewMemory: func() (StreamMemory, error) { return &testMemory{last: -1}, nil },
 		NewSession: func() (Session, error) { return &testSession{m: w.model, asked: &w.asked}, nil }}
 	b := NewBatcher(w.model, testInfo, 4)
 	ctx, cancel := context.WithCancel(context.Background())
