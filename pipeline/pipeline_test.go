@@ -155,9 +155,11 @@ func (s *testSource) ReadFrame(ctx context.Context, f *media.Frame) error {
 	s.n++
 	return nil
 }
-func (s *testSource) Still(seq uint64, _ int) ([]byte, error) { return fmt.Appendf(nil, "jpeg %d", seq), nil }
-func (s *testSource) Counters() SourceCounters              { return SourceCounters{} }
-func (s *testSource) Close() error                          { s.closed.Store(true); return nil }
+func (s *testSource) Still(seq uint64, _ int) ([]byte, error) {
+	return fmt.Appendf(nil, "jpeg %d", seq), nil
+}
+func (s *testSource) Counters() SourceCounters { return SourceCounters{} }
+func (s *testSource) Close() error             { s.closed.Store(true); return nil }
 
 type world struct {
 	model *testModel
@@ -194,9 +196,9 @@ func newWorld(t *testing.T, sources map[string]*testSource) *world {
 // lockstep makes a stream look at every frame: tests of what is said must not
 // depend on how fast the machine is.
 func (w *world) lockstep(c configs.Stream) *Stream {
-	s := NewStream(c, w.deps)
-	s.mail = newMailbox(false)
-	return s
+	deps := *w.deps
+	deps.Lossless = true
+	return NewStream(c, &deps)
 }
 
 func stream(name string) configs.Stream {

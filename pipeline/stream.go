@@ -46,6 +46,9 @@ type Deps struct {
 	Keep func(ev *event.Event, image []float32, still func(width int) ([]byte, error))
 	// MaxTokens bounds each answer. It defaults to 0: the model's own bound.
 	MaxTokens int
+	// Lossless looks at every sampled frame, however long that takes: for files
+	// that are not live. It defaults to false: the newest frame wins.
+	Lossless bool
 }
 
 // Stream watches one source and says what it sees.
@@ -87,7 +90,7 @@ type askResult struct {
 
 // NewStream makes a stream; Run runs it.
 func NewStream(cfg configs.Stream, deps *Deps) *Stream {
-	s := &Stream{cfg: cfg, deps: deps, tap: media.NewTap(0), mail: newMailbox(true), labels: cfg.Labels, prompts: map[string]string{}}
+	s := &Stream{cfg: cfg, deps: deps, tap: media.NewTap(0), mail: newMailbox(!deps.Lossless), labels: cfg.Labels, prompts: map[string]string{}}
 	if len(s.labels) == 0 {
 		s.labels = deps.Models.Info.Labels
 	}

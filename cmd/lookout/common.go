@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/pipeline"
+	"github.com/lookout-video/lookout/pipeline/engine"
+)
+
+// isTerminal tells whether w is one: colour, tables and bars are for terminals.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// printJSON writes v as one line.
+func printJSON(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", b)
+	return err
+}
+
+// clock writes a media time as people read it.
+func clock(d time.Duration) string {
+	return fmt.Sprintf("%02d:%06.3f", int(d.Minutes()), (d % time.Minute).Seconds())
+}
+
+// source is the one stream of a one-shot command.
+func source(url string) configs.Stream {
+	c := configs.DefaultStream()
+	c.Name, c.URL = "source", url
+	return c
+}
+
+// withEngine loads the model, runs do and frees all, in this order.
+func withEngine(ctx context.Context, g *global, do func(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, log *slog.Logger) error) error {
+	conf, err := g.load()
+	if err != nil {
+		return err
+	}
+	log := logger(conf.Log)
+	e, err := engine.Open(conf, log)
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	b := pipeline.NewBatcher(e.Models.Encoder, e.Models.Info, 1)
+	bctx, stop := context.WithCancel(context.Background())
+	var run errgroup.Group
+	run.Go(func() error { return b.Run(bctx) })
+	err = do(ctx, e, b, log)
+	stop()
+	_ = run.Wait() // Run returns no error
+	return err
+}
+
+// look opens a source and shows do each sampled frame, as fast as they come.
+func look(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, url string, do func(f *media.Frame, l *pipeline.Looker, seen pipeline.Seen) error) error {
+	c := source(url)
+	src, err := e.OpenSource(ctx, c, nil)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	l, err := pipeline.NewLooker(e.Models, b, 0)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	bar := newBar(src.Duration())
+	defer bar.done()
+	var f media.Frame
+	for {
+		if err := src.ReadFrame(ctx, &f); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		bar.at(f.At.Media)
+		seen, err := l.Look(ctx, &f)
+		if err != nil {
+			return err
+		}
+		if err := do(&f, l, seen); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
+// publish makes a function an event.Publisher.
+type publish func(ev *event.Event) error
+
+func (p publish) Publish(_ context.Context, ev *event.Event) error { return p(ev) }

@@ -1,0 +1,191 @@
+// Package engine fills the pipeline's contracts with the real stages: sources
+// from ingest, eyes from encoder and temporal, words from llm. The stages do
+// not know each other; the types they share are fitted together here.
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/encoder"
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/internal/ort"
+	"github.com/lookout-video/lookout/llm"
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/model"
+	"github.com/lookout-video/lookout/pipeline"
+	"github.com/lookout-video/lookout/temporal"
+	"github.com/lookout-video/lookout/tensor"
+)
+
+// Engine is a loaded model with the runtime under it.
+type Engine struct {
+	Models  *pipeline.Models
+	Runtime *ort.Env
+	Bundle  *model.Bundle
+
+	eyes *encoder.Encoder
+	text *encoder.Text
+	past *temporal.Module
+	llm  *llm.Model
+	push pushes
+}
+
+// Open loads what the configuration names. Only one Engine may be open in a
+// process.
+func Open(c configs.Config, log *slog.Logger) (_ *Engine, err error) {
+	env, err := ort.Open(ort.Config{Device: c.Device, Threads: c.Threads, CacheDir: preparedDir(), Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{Runtime: env, push: pushes{m: map[string]*pushed{}}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.Close())
+		}
+	}()
+	if e.Bundle, err = openBundle(c.Model); err != nil {
+		return nil, err
+	}
+	if e.eyes, err = encoder.Open(e.Bundle, env); err != nil {
+		return nil, err
+	}
+	if e.text, err = encoder.OpenText(e.Bundle, env); err != nil {
+		return nil, err
+	}
+	if e.past, err = temporal.Open(e.Bundle, env); err != nil {
+		return nil, err
+	}
+	if e.llm, err = llm.Open(e.Bundle, env); err != nil {
+		return nil, err
+	}
+	m := e.Bundle.Manifest
+	e.Models = &pipeline.Models{
+		Info: pipeline.ModelInfo{
+			Name: e.Bundle.Name, Hash: e.Bundle.Hash, Width: m.Image.Width, Height: m.Image.Height, FPS: m.Image.SampleFPS, Window: m.Decoder.FramesInWindow,
+			Patches: m.Encoder.Patches, Dim: m.Encoder.Dim, Embed: m.Encoder.Embed, Changes: true, SpeakAt: speakAt, Labels: m.Clip.Labels,
+			DomainThreshold: float32(m.Domain.Threshold), Domain: m.Domain.Description,
+		},
+		Encoder:    eyes{e.eyes},
+		Labeler:    &labeler{text: e.text},
+		NewMemory:  func() (pipeline.StreamMemory, error) { return newMemory(e.past) },
+		NewSession: func() (pipeline.Session, error) { return newSession(e.llm) },
+	}
+	return e, nil
+}
+
+// speakAt is the novelty under which nothing is said. Of the yard's frames in
+// which something is going on nearly all lie above it, of idle ones below.
+const speakAt = 0.02
+
+// preparedDir is where graphs prepared for this machine are kept; none when the
+// user has no cache folder.
+func preparedDir() string {
+	d, err := os.UserCacheDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(d, "lookout", "graphs")
+}
+
+func openBundle(name string) (*model.Bundle, error) {
+	if name == "" {
+		return model.Default()
+	}
+	return model.Open(name)
+}
+
+// Close frees the model. No stream may run any more.
+func (e *Engine) Close() error {
+	var errs []error
+	if e.llm != nil {
+		errs = append(errs, e.llm.Close())
+	}
+	if e.past != nil {
+		errs = append(errs, e.past.Close())
+	}
+	if e.text != nil {
+		errs = append(errs, e.text.Close())
+	}
+	if e.eyes != nil {
+		errs = append(errs, e.eyes.Close())
+	}
+	return errors.Join(append(errs, e.Runtime.Close())...)
+}
+
+type eyes struct{ e *encoder.Encoder }
+
+func (a eyes) Encode(ctx context.Context, frames []*media.Frame, dst *pipeline.Encoded) error {
+	return a.e.Encode(ctx, frames, &encoder.Output{Tokens: dst.Tokens, Image: dst.Image, Distance: dst.Distance})
+}
+
+type memory struct{ *temporal.Stream }
+
+func newMemory(m *temporal.Module) (pipeline.StreamMemory, error) {
+	s, err := m.NewStream()
+	if err != nil {
+		return nil, err
+	}
+	return memory{s}, nil
+}
+
+func (m memory) Step(ctx context.Context, at media.Timestamp, tokens tensor.View[float32]) (pipeline.Step, error) {
+	st, err := m.Stream.Step(ctx, at, tokens)
+	return pipeline.Step{Visual: st.Visual, Novelty: st.Novelty}, err
+}
+
+// labeler keeps the embeddings of the labels in use: they change rarely and are
+// asked for at each frame.
+type labeler struct {
+	text *encoder.Text
+
+	mu    sync.Mutex
+	cache map[string]*encoder.Labels
+}
+
+// maxLabelSets bounds the cache; viewers may set any labels.
+const maxLabelSets = 64
+
+func (l *labeler) Text(ctx context.Context, text string) ([]float32, error) {
+	e, err := l.text.Embed(ctx, []string{text})
+	if err != nil {
+		return nil, err
+	}
+	return e[0], nil
+}
+
+func (l *labeler) Classify(ctx context.Context, image []float32, labels []string) ([]event.Label, error) {
+	set, err := l.set(ctx, labels)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]event.Label, 0, len(labels))
+	for i, s := range set.Classify(image, nil) {
+		out = append(out, event.Label{Name: labels[i], Probability: s.Probability, Cosine: s.Cosine})
+	}
+	return out, nil
+}
+
+func (l *labeler) set(ctx context.Context, labels []string) (*encoder.Labels, error) {
+	key := fmt.Sprintf("%q", labels)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.cache[key]; s != nil {
+		return s, nil
+	}
+	s, err := l.text.Labels(ctx, labels)
+	if err != nil {
+		return nil, err
+	}
+	if len(l.cache) >= maxLabelSets || l.cache == nil {
+		l.cache = map[string]*encoder.Labels{}
+	}
+	l.cache[key] = s
+	return s, nil
+}
