@@ -35,8 +35,9 @@ type Question struct {
 
 // PushSink takes the access units of a published camera.
 type PushSink interface {
-	// Write hands over one packet, in the order of decoding. It must not block
-	// for long; p is the sink's from then on.
+	// Write hands over one packet, in the order of decoding. Its media time
+	// begins at zero with each publication. Write must not block for long; p
+	// is the sink's from then on.
 	Write(p *media.Packet) error
 	// Close ends the publication; the stream becomes a source that is away.
 	Close() error

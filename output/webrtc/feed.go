@@ -1,0 +1,221 @@
+package webrtc
+
+import (
+	"encoding/json"
+	"sync/atomic"
+
+	"github.com/lookout-video/lookout/event"
+)
+
+// history is how many past events are looked through for those that a viewer
+// does not have.
+const history = 1024
+
+// subscribe adds streams to what the viewer hears about; "*" is all. after
+// holds the Seq of the last event that the viewer has, by stream.
+func (v *viewer) subscribe(streams []string, after map[string]uint64) {
+	v.hearing.Lock()
+	defer v.hearing.Unlock()
+	v.mu.Lock()
+	for s, seq := range after {
+		v.last[s] = max(v.last[s], seq)
+	}
+	v.mu.Unlock()
+	for _, s := range streams {
+		if s == "*" {
+			s = ""
+		}
+		switch {
+		case s != "" && v.feeds[""] != nil:
+			continue // hears it already
+		case s == "":
+			// One feed of all takes the others' place. What falls between them
+			// is in the history, and last keeps it from being said twice.
+			for _, f := range v.feeds {
+				f.Close()
+			}
+			clear(v.feeds)
+		case v.feeds[s] != nil:
+			v.feeds[s].Close()
+		}
+		f := v.srv.bus.Subscribe(event.SubOptions{Stream: s, Queue: history + 256, Replay: history})
+		v.feeds[s] = f
+		past := make([]event.Item, 0, len(f.C()))
+		for range cap(past) {
+			if it, ok := <-f.C(); ok {
+				past = append(past, it)
+			}
+		}
+		v.replay(past)
+		v.spawn(func() {
+			for {
+				select {
+				case it, ok := <-f.C():
+					if !ok {
+						return
+					}
+					v.hear(it, "slow")
+				case <-v.ctx.Done():
+					f.Close()
+					return
+				}
+			}
+		})
+	}
+}
+
+// replay tells the past: all of it where the viewer said what it has, the
+// newest of the other streams.
+func (v *viewer) replay(past []event.Item) {
+	left := map[string]int{} // events of the stream still to come
+	for _, it := range past {
+		if it.Event != nil {
+			left[it.Event.Data.Stream]++
+		}
+	}
+	for _, it := range past {
+		if it.Event != nil {
+			s := it.Event.Data.Stream
+			left[s]--
+			v.mu.Lock()
+			_, known := v.last[s]
+			v.mu.Unlock()
+			if !known && left[s] >= v.srv.cfg.Replay {
+				continue
+			}
+		}
+		v.hear(it, "history")
+	}
+}
+
+func (v *viewer) unsubscribe(streams []string) {
+	v.hearing.Lock()
+	defer v.hearing.Unlock()
+	for _, s := range streams {
+		if s == "*" {
+			s = ""
+		}
+		if f := v.feeds[s]; f != nil {
+			f.Close()
+			delete(v.feeds, s)
+		}
+	}
+}
+
+// hear passes an item on, once, to a viewer that may have it. A gap in the
+// stream's Seq is told, with why as its reason.
+func (v *viewer) hear(it event.Item, why string) {
+	if d := it.Delta; d != nil {
+		if (d.Viewer == "" || d.Viewer == v.id) && v.allowed(View, d.Stream) {
+			v.send(ChannelText, &Message{Type: "delta", Delta: d})
+		}
+		return
+	}
+	ev := it.Event
+	stream, seq := ev.Data.Stream, ev.Data.Seq
+	if !v.allowed(View, stream) {
+		return
+	}
+	v.mu.Lock()
+	if v.pipes[ChannelEvents] == nil {
+		v.mu.Unlock()
+		return
+	}
+	last, known := v.last[stream]
+	if known && seq <= last {
+		v.mu.Unlock()
+		return
+	}
+	v.last[stream] = seq
+	v.mu.Unlock()
+	if known && seq > last+1 {
+		v.lostEvents.Add(seq - last - 1)
+		v.send(ChannelEvents, &Message{Type: "lost", Stream: stream, Events: seq - last - 1, Reason: why})
+	}
+	if ev.Data.Viewer == "" || ev.Data.Viewer == v.id {
+		v.send(ChannelEvents, &Message{Type: "event", Event: ev})
+	}
+}
+
+// pipe is the bounded queue in front of one data channel. Who sends never
+// waits; what has no room is counted, and the viewer is told.
+type pipe struct {
+	dc    channelWriter
+	label string
+	queue chan []byte
+	low   chan struct{}
+	gone  atomic.Uint64 // lost and not yet told
+	lost  *atomic.Uint64
+}
+
+// channelWriter is the part of a data channel that a pipe needs.
+type channelWriter interface {
+	Label() string
+	SendText(string) error
+	BufferedAmount() uint64
+	SetBufferedAmountLowThreshold(uint64)
+	OnBufferedAmountLow(func())
+}
+
+// highWater is how many bytes may wait inside the connection. More would only
+// grow the delay of what is queued behind them.
+const highWater = 128 << 10
+
+func newPipe(dc channelWriter, size int, lost *atomic.Uint64) *pipe {
+	p := &pipe{dc: dc, label: dc.Label(), queue: make(chan []byte, size), low: make(chan struct{}, 1), lost: lost}
+	dc.SetBufferedAmountLowThreshold(highWater / 2)
+	dc.OnBufferedAmountLow(func() {
+		select {
+		case p.low <- struct{}{}:
+		default:
+		}
+	})
+	return p
+}
+
+func (p *pipe) send(b []byte) {
+	select {
+	case p.queue <- b:
+	default:
+		p.gone.Add(1)
+		p.lost.Add(1)
+	}
+}
+
+// run writes until done is closed or the channel is.
+func (p *pipe) run(done <-chan struct{}) {
+	for {
+		var b []byte
+		select {
+		case b = <-p.queue:
+		case <-done:
+			return
+		}
+		for p.dc.BufferedAmount() > highWater {
+			select {
+			case <-p.low:
+			case <-done:
+				return
+			}
+		}
+		if p.dc.SendText(string(b)) != nil {
+			return
+		}
+		// What was lost is newer than all that waits: it is told behind that.
+		if len(p.queue) > 0 {
+			continue
+		}
+		if n := p.gone.Swap(0); n > 0 {
+			m := Message{Type: "lost", Reason: "slow"}
+			if p.label == ChannelText {
+				m.Deltas = n
+			} else {
+				m.Events = n
+			}
+			b, _ := json.Marshal(m)
+			if p.dc.SendText(string(b)) != nil {
+				return
+			}
+		}
+	}
+}

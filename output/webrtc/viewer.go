@@ -1,0 +1,299 @@
+package webrtc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/media"
+	"github.com/pion/rtcp"
+	"github.com/pion/rtp"
+	pion "github.com/pion/webrtc/v4"
+	"golang.org/x/time/rate"
+)
+
+// PlayRequest is a viewer's wish to watch a stream (WHEP).
+type PlayRequest struct {
+	Stream string
+	Offer  string // SDP
+	// After is the Seq of the last event of Stream that the viewer has; what
+	// came later is sent first. nil sends the newest.
+	After *uint64
+	// Allowed says what the viewer may do. nil allows everything.
+	Allowed func(a Action, stream string) bool
+}
+
+// mtu leaves room for the headers of RTP, SRTP, UDP and IPv6 in 1280 bytes.
+const mtu = 1180
+
+// viewer is a session that plays a stream and talks about it.
+type viewer struct {
+	*session
+	allowed func(Action, string) bool
+	tap     *media.Tap
+	format  offered
+	track   *pion.TrackLocalStaticRTP
+	sender  *pion.RTPSender
+	lostKey chan struct{} // the viewer asks for a key frame
+
+	questions *rate.Limiter
+	requests  *rate.Limiter
+	asked     atomic.Int64
+	asking    chan struct{}
+
+	after *uint64
+
+	hearing sync.Mutex                     // held while subscriptions change
+	feeds   map[string]*event.Subscription // by stream; "" is all
+
+	mu      sync.Mutex
+	pipes   map[string]*pipe
+	last    map[string]uint64   // Seq of the last event seen, by stream
+	prompts map[string]struct{} // streams that this viewer has its own prompt for
+}
+
+// Play begins a session that shows the stream.
+func (s *Server) Play(ctx context.Context, r PlayRequest) (_ Answer, err error) {
+	formats, err := parseOffer(r.Offer)
+	if err != nil {
+		return Answer{}, err
+	}
+	if err := s.reserve(); err != nil {
+		return Answer{}, err
+	}
+	tap, release, err := s.backend.Browser(ctx, r.Stream)
+	if err != nil {
+		s.unreserve(nil)
+		return Answer{}, err
+	}
+	v := &viewer{
+		session: s.newSession(r.Stream, false), allowed: r.Allowed, tap: tap,
+		lostKey: make(chan struct{}, 1), asking: make(chan struct{}, 2),
+		questions: rate.NewLimiter(rate.Limit(float64(s.cfg.QuestionsPerMinute)/60), max(1, s.cfg.QuestionsPerMinute/4)),
+		requests:  rate.NewLimiter(20, 40),
+		pipes:     map[string]*pipe{}, after: r.After, feeds: map[string]*event.Subscription{},
+		last: map[string]uint64{}, prompts: map[string]struct{}{},
+	}
+	if v.allowed == nil {
+		v.allowed = func(Action, string) bool { return true }
+	}
+	defer func() {
+		if err != nil {
+			v.abandon()
+			release()
+			s.unreserve(nil)
+		}
+	}()
+	first, err := firstPacket(ctx, tap)
+	if err != nil {
+		return Answer{}, fmt.Errorf("webrtc: stream %s has no picture yet: %w", r.Stream, ErrBusy)
+	}
+	if v.format, err = choose(formats, first); err != nil {
+		return Answer{}, err
+	}
+	if err := v.open(v.format); err != nil {
+		return Answer{}, err
+	}
+	v.pc.OnDataChannel(v.channel)
+	if v.track, err = pion.NewTrackLocalStaticRTP(v.format.capability(), "video", "lookout-"+r.Stream); err != nil {
+		return Answer{}, err
+	}
+	if v.sender, err = v.pc.AddTrack(v.track); err != nil {
+		return Answer{}, err
+	}
+	answer, err := v.settle(ctx, r.Offer)
+	if err != nil {
+		return Answer{}, err
+	}
+	v.spawn(v.feedback)
+	v.spawn(v.video)
+	s.unreserve(v.session)
+	go v.run(func() {
+		v.hush()
+		release()
+	})
+	return answer, nil
+}
+
+// firstPacket waits a little for a key frame: its parameter sets choose the
+// format.
+func firstPacket(ctx context.Context, tap *media.Tap) (*media.Packet, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	sub := tap.Subscribe()
+	defer sub.Close()
+	return sub.Next(ctx)
+}
+
+// feedback reads what the viewer's player reports.
+func (v *viewer) feedback() {
+	for {
+		packets, _, err := v.sender.ReadRTCP()
+		if err != nil {
+			return
+		}
+		for _, p := range packets {
+			switch p.(type) {
+			case *rtcp.PictureLossIndication, *rtcp.FullIntraRequest:
+				select {
+				case v.lostKey <- struct{}{}:
+				default:
+				}
+			}
+		}
+	}
+}
+
+// video sends the stream's packets with the stream's own RTP times.
+func (v *viewer) video() {
+	select {
+	case <-v.connected:
+	case <-v.ctx.Done():
+		return
+	}
+	var delayID uint8
+	for _, e := range v.sender.GetParameters().HeaderExtensions {
+		if e.URI == playoutDelay {
+			delayID = uint8(e.ID)
+		}
+	}
+	atOnce, _ := rtp.PlayoutDelayExtension{}.Marshal()
+	payloader := v.format.payloader()
+	seq := uint16(rand.Uint32())
+	burst := 0
+
+	sub := v.tap.Subscribe()
+	var lost, before uint64 // this subscription's, and those before it
+	leave := func() {
+		lost, before = 0, before+sub.Dropped()
+		sub.Close()
+	}
+	defer func() { leave() }()
+	var lastKey time.Time
+	for {
+		p, err := sub.Next(v.ctx)
+		if err != nil {
+			if errors.Is(err, media.ErrTapClosed) {
+				v.end("stream ended")
+			}
+			return
+		}
+		if p.Codec != v.format.codec {
+			v.end("stream changed its codec")
+			return
+		}
+		select {
+		case <-v.lostKey:
+			// The key frame is at hand: begin again there instead of asking the
+			// camera, which serves others too. Once a second is enough.
+			if time.Since(lastKey) > time.Second {
+				leave()
+				sub = v.tap.Subscribe()
+				continue
+			}
+		default:
+		}
+		if p.Key {
+			lastKey = time.Now()
+		}
+		if lost = sub.Dropped(); lost+before > v.lostPackets.Load() {
+			v.lostPackets.Store(lost + before)
+		}
+		payloads := payloader.Payload(mtu, p.Data)
+		for i, b := range payloads {
+			pkt := &rtp.Packet{
+				Header:  rtp.Header{Version: 2, Marker: i == len(payloads)-1, SequenceNumber: seq, Timestamp: p.At.RTP},
+				Payload: b,
+			}
+			seq++
+			if delayID != 0 {
+				_ = pkt.SetExtension(delayID, atOnce)
+			}
+			if err := v.track.WriteRTP(pkt); err != nil {
+				v.end("connection lost")
+				return
+			}
+			// A joiner gets seconds of video at once. Unpaced, its socket's
+			// buffer loses some of them.
+			if burst++; burst%16 == 0 {
+				select {
+				case <-time.After(time.Millisecond):
+				case <-v.ctx.Done():
+					return
+				}
+			}
+		}
+	}
+}
+
+// channel takes a data channel that the viewer opened. It is a callback of the
+// connection, so it does not wait.
+func (v *viewer) channel(dc *pion.DataChannel) {
+	var lost *atomic.Uint64
+	label := dc.Label()
+	switch label {
+	case ChannelEvents:
+		lost = &v.lostEvents
+	case ChannelText:
+		lost = &v.lostDeltas
+	case ChannelControl:
+		lost = new(atomic.Uint64)
+		dc.OnMessage(v.message)
+	default:
+		_ = dc.Close()
+		return
+	}
+	p := newPipe(dc, v.srv.cfg.Queue, lost)
+	v.mu.Lock()
+	taken := v.pipes[label] != nil
+	if !taken {
+		v.pipes[label] = p
+	}
+	v.mu.Unlock()
+	if taken {
+		_ = dc.Close()
+		return
+	}
+	dc.OnOpen(func() {
+		v.spawn(func() { p.run(v.ctx.Done()) })
+		switch label {
+		case ChannelEvents:
+			v.send(label, &Message{Type: "hello", Protocol: Protocol, Viewer: v.id, Stream: v.stream})
+			var after map[string]uint64
+			if v.after != nil {
+				after = map[string]uint64{v.stream: *v.after}
+			}
+			v.subscribe([]string{v.stream}, after)
+		case ChannelText:
+			v.hearing.Lock()
+			none := len(v.feeds) == 0
+			v.hearing.Unlock()
+			if none {
+				v.subscribe([]string{v.stream}, nil)
+			}
+		}
+	})
+}
+
+// send queues m on a channel, if the viewer has opened it. It never waits.
+func (v *viewer) send(label string, m *Message) bool {
+	v.mu.Lock()
+	p := v.pipes[label]
+	v.mu.Unlock()
+	if p == nil {
+		return false
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		v.log.Error("message not sent", "type", m.Type, "error", err)
+		return false
+	}
+	p.send(b)
+	return true
+}
