@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"strconv"
 	"strings"
@@ -56,6 +57,16 @@ func parseID(s string) id {
 	return id{ms, seq}
 }
 
+// quiet sends what go-redis would print to standard error to the debug log: its
+// callers get the same as errors.
+type quiet struct{}
+
+func (quiet) Printf(ctx context.Context, format string, v ...any) {
+	slog.DebugContext(ctx, fmt.Sprintf(format, v...))
+}
+
+var quieten = sync.OnceFunc(func() { goredis.SetLogger(quiet{}) })
+
 // Open makes a Client. It does not connect: a server that is away is no error
 // here, but a configuration that cannot work is.
 func Open(cfg Config) (*Client, error) {
@@ -75,6 +86,7 @@ func Open(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	quieten()
 	return &Client{cfg: cfg, rdb: goredis.NewUniversalClient(o), target: target, known: map[string]id{}, knownAll: map[string]id{}}, nil
 }
 
