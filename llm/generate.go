@@ -1,0 +1,204 @@
+package llm
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"math"
+	"strings"
+)
+
+// Task is what a Request wants to know.
+type Task int
+
+// The tasks that the model is trained for.
+const (
+	// Describe says what the frames show now.
+	Describe Task = iota
+	// Changes says what happened, or nothing.
+	Changes
+	// Ask answers Request.Question.
+	Ask
+)
+
+// Request asks about the frames in a Session.
+type Request struct {
+	Task Task
+	// Question is for Ask. It is read in lower case, as the model was trained.
+	Question string
+	// MaxTokens bounds the answer. It defaults to the bundle's.
+	MaxTokens int
+	// Temperature above 0 draws at random; TopP (0 to 1, default 1) bounds what
+	// is drawn from; Seed makes the draws repeatable. At 0 the answer is the
+	// likeliest.
+	Temperature, TopP float64
+	Seed              uint64
+}
+
+// Stop tells why an answer ended.
+type Stop string
+
+// Why answers end.
+const (
+	StopEnd    Stop = "end"    // the model said so
+	StopLength Stop = "length" // MaxTokens, or the context is full
+	StopRepeat Stop = "repeat" // it went round in circles
+)
+
+// Piece is a part of an answer. The last piece has Stop, and may have no text.
+type Piece struct {
+	// Text is whole runes, to be put behind what came before.
+	Text string
+	// First is set on an answer's first piece.
+	First bool
+	// YesProb is the calibrated probability of yes against no at the answer's
+	// first token. It counts when HasYes is set: the answer begins with one of
+	// the two.
+	YesProb float64
+	HasYes  bool
+	// Nothing is set when there is nothing new to tell, CannotTell when the
+	// frames do not show the answer. Either piece is the only one.
+	Nothing, CannotTell bool
+	// Tokens counts those of the answer so far.
+	Tokens int
+	Stop   Stop
+}
+
+// Generate answers req and leaves the session as it was, however the iteration
+// ends. The session is taken until then: calling it from within the loop
+// blocks for ever.
+func (s *Session) Generate(ctx context.Context, req Request) iter.Seq2[Piece, error] {
+	return func(yield func(Piece, error) bool) {
+		if err := s.take(ctx); err != nil {
+			yield(Piece{}, err)
+			return
+		}
+		defer s.give()
+		mark := Mark{s.len, s.frames, s.era}
+		defer s.rewind(mark)
+		if err := s.answer(ctx, req, func(p Piece) bool { return yield(p, nil) }); err != nil {
+			yield(Piece{}, err)
+		}
+	}
+}
+
+// answer does not call give again once it returned false.
+func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool) error {
+	most := req.MaxTokens
+	if most <= 0 {
+		most = s.m.most
+	}
+	n, err := s.prompt(req)
+	if err != nil {
+		return err
+	}
+	if room := s.m.dec.MaxContext - s.len - n; room < min(most, s.m.most) {
+		return fmt.Errorf("%w: %d tokens, %d fit", ErrTooLong, n, n+room-min(most, s.m.most))
+	} else if most > room {
+		most = room
+	}
+	if err := s.read(ctx, n); err != nil {
+		return fmt.Errorf("llm: read the question: %w", err)
+	}
+	s.sampler.rng.Seed(req.Seed, 0)
+	s.spoken = s.spoken[:0]
+	t, text := s.m.ids, s.m.tok.Stream()
+	first := Piece{First: true}
+	logits := s.last(n)
+	if req.Task == Ask {
+		first.YesProb = 1 / (1 + math.Exp(float64(logits[t.No]-logits[t.Yes])/s.m.yesNo))
+	}
+	next := first // the piece being made
+	for {
+		id, err := s.next(logits, req)
+		if err != nil {
+			return err
+		}
+		begun := len(s.spoken) > 0
+		if !begun {
+			next.HasYes = req.Task == Ask && (id == t.Yes || id == t.No)
+			next.Nothing, next.CannotTell = id == t.Nothing, id == t.CannotTell
+		}
+		if id == t.End || id == t.Nothing || id == t.CannotTell {
+			next.Stop = StopEnd
+		} else {
+			s.spoken = append(s.spoken, id)
+			part := text.Add(id)
+			if next.First {
+				part = strings.TrimLeft(part, " ")
+			}
+			next.Text += part
+			switch {
+			case repeats(s.spoken):
+				next.Stop = StopRepeat
+			case len(s.spoken) >= most:
+				next.Stop = StopLength
+			}
+		}
+		if next.Stop != "" {
+			next.Text += text.Flush()
+			next.Tokens = len(s.spoken)
+			give(next)
+			return nil
+		}
+		if next.Text != "" {
+			next.Tokens = len(s.spoken)
+			if !give(next) {
+				return nil
+			}
+			next = Piece{YesProb: next.YesProb, HasYes: next.HasYes}
+		}
+		if err := s.step(ctx, id); err != nil {
+			return fmt.Errorf("llm: decode: %w", err)
+		}
+		logits = s.last(1)
+	}
+}
+
+// next picks a token from logits, never one that only the program writes.
+func (s *Session) next(logits []float32, req Request) (int, error) {
+	for _, id := range s.m.banned {
+		if logits[id] == logits[id] {
+			logits[id] = float32(math.Inf(-1))
+		}
+	}
+	return s.sampler.pick(logits, req.Temperature, req.TopP)
+}
+
+// step takes one token into the cache. It allocates nothing.
+func (s *Session) step(ctx context.Context, id int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.ids[0] = int64(id)
+	return s.read(ctx, 1)
+}
+
+// prompt puts the request's tokens into ids.
+func (s *Session) prompt(req Request) (n int, err error) {
+	t := s.m.ids
+	switch req.Task {
+	case Describe:
+		n = copy(s.ids, []int64{int64(t.Describe), int64(t.Answer)})
+	case Changes:
+		n = copy(s.ids, []int64{int64(t.Changes), int64(t.Answer)})
+	case Ask:
+		q := strings.ToLower(strings.Join(strings.Fields(req.Question), " "))
+		if q == "" {
+			return 0, fmt.Errorf("llm: the question is empty")
+		}
+		// Without special tokens: a question must not be able to end itself.
+		ids := s.m.tok.Encode(q, false)
+		if n = len(ids) + 2; n > len(s.ids) {
+			return 0, fmt.Errorf("%w: %d tokens, the context holds %d", ErrTooLong, n, len(s.ids))
+		}
+		s.ids[0] = int64(t.Ask)
+		for i, id := range ids {
+			s.ids[1+i] = int64(id)
+		}
+		s.ids[n-1] = int64(t.Answer)
+	default:
+		return 0, fmt.Errorf("llm: no task %d", req.Task)
+	}
+	return n, nil
+}
