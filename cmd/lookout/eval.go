@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lookout-video/lookout/eval"
+	"github.com/lookout-video/lookout/pipeline"
+	"github.com/lookout-video/lookout/pipeline/engine"
+)
+
+func evalCommand(g *global) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "eval DIR",
+		Short: "Scores what is said of labelled clips against what happens in them",
+		Long: `Scores what is said of labelled clips against what happens in them: the shipped
+model through the shipped pipeline, from encoded video. docs/eval.md says what
+each score means, and how to label clips of your own.`,
+		Example: `  lookout eval testdata/yard
+  lookout eval testdata/yard --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withEngine(cmd.Context(), g, func(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, _ *slog.Logger) error {
+				progress := func(done, total int, what string) {
+					if isTerminal(os.Stderr) {
+						fmt.Fprintf(os.Stderr, "\r\033[K%d/%d %s", done, total, what)
+						if done == total {
+							fmt.Fprint(os.Stderr, "\r\033[K")
+						}
+					}
+				}
+				report, err := eval.Run(ctx, args[0], engine.Evaluated{Engine: e, Batcher: b}, eval.Options{Progress: progress})
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					enc := json.NewEncoder(cmd.OutOrStdout())
+					enc.SetIndent("", "  ")
+					return enc.Encode(report)
+				}
+				return report.WriteTable(cmd.OutOrStdout())
+			})
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object")
+	return c
+}
