@@ -1,0 +1,507 @@
+package llm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/lookout-video/lookout/internal/ort"
+	"github.com/lookout-video/lookout/model"
+	"github.com/lookout-video/lookout/tensor"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func environment(t testing.TB) *ort.Env {
+	t.Helper()
+	e, err := ort.Open(ort.Config{Device: "cpu"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+func load(t testing.TB, name string) *Model {
+	t.Helper()
+	b, err := model.Open(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := Open(b, environment(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+func session(t testing.TB, m *Model) *Session {
+	t.Helper()
+	s, err := m.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+type golden struct {
+	Question string
+	Frames   [][][]float32
+	Logits   [][]float32
+}
+
+func goldens(t testing.TB, name string) golden {
+	t.Helper()
+	var g golden
+	data, err := os.ReadFile(filepath.Join("testdata", name, "golden.json"))
+	if err == nil {
+		err = json.Unmarshal(data, &g)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func visual(f [][]float32) tensor.View[float32] {
+	return tensor.View[float32]{Shape: tensor.Shape{len(f), len(f[0])}, Data: slices.Concat(f...)}
+}
+
+// firstLogits reads the question and gives the logits of the answer's first
+// token, then rewinds.
+func firstLogits(t testing.TB, s *Session, question string) []float32 {
+	t.Helper()
+	mark := s.Mark()
+	n, err := s.prompt(Request{Task: Ask, Question: question})
+	if err == nil {
+		err = s.read(t.Context(), n)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := slices.Clone(s.last(n))
+	if err := s.Rewind(mark); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func furthest(a, b []float32) float64 {
+	d := 0.0
+	for i := range a {
+		d = max(d, math.Abs(float64(a[i]-b[i])))
+	}
+	return d
+}
+
+// The reference never moves a key: it turns each by the place it has in the
+// window when it is looked at (testdata/make.py). Eleven frames go through a
+// window of four, so seven blocks are evicted, and keys are turned back up to
+// three times.
+func TestEvictionIsExact(t *testing.T) {
+	for _, name := range []string{"half", "interleaved", "one-layer"} {
+		t.Run(name, func(t *testing.T) {
+			g, s := goldens(t, name), session(t, load(t, name))
+			spread := 0.0
+			for i, f := range g.Frames {
+				if err := s.AppendFrame(t.Context(), visual(f)); err != nil {
+					t.Fatal(err)
+				}
+				got := firstLogits(t, s, g.Question)
+				if d := furthest(got, g.Logits[i]); d > 1e-3 {
+					t.Errorf("after frame %d logits differ by %g", i+1, d)
+				}
+				if i > 0 {
+					spread = max(spread, furthest(g.Logits[i], g.Logits[i-1]))
+				}
+			}
+			if spread < 0.1 {
+				t.Errorf("the goldens differ by %g only: they would not show an error", spread)
+			}
+			if got := s.Frames(); got != 4 {
+				t.Errorf("%d frames in the window", got)
+			}
+		})
+	}
+}
+
+// Where keys and values depend on their own token alone, a window that slid
+// must equal one that was filled afresh with the frames it holds.
+func TestSlidWindowEqualsAFreshOne(t *testing.T) {
+	m := load(t, "one-layer")
+	g := goldens(t, "one-layer")
+	slid := session(t, m)
+	for i, f := range g.Frames {
+		if err := slid.AppendFrame(t.Context(), visual(f)); err != nil {
+			t.Fatal(err)
+		}
+		fresh := session(t, m)
+		for _, f := range g.Frames[max(0, i-3) : i+1] {
+			if err := fresh.AppendFrame(t.Context(), visual(f)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := furthest(firstLogits(t, slid, "what?"), firstLogits(t, fresh, "what?")); d > 1e-3 {
+			t.Errorf("after frame %d logits differ by %g", i+1, d)
+		}
+		fresh.Close()
+	}
+}
+
+// Turning back must not be a no-op, nor the other convention.
+func TestTheWrongRotationShows(t *testing.T) {
+	g := goldens(t, "half")
+	for name, spoil := range map[string]func(*Model){
+		"none": func(m *Model) { m.turnBack(0) }, "one off": func(m *Model) { m.turnBack(m.perFrame) }, "other convention": func(m *Model) { m.dec.RotaryInterleaved = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := load(t, "half")
+			spoil(m)
+			s := session(t, m)
+			worst := 0.0
+			for i, f := range g.Frames {
+				if err := s.AppendFrame(t.Context(), visual(f)); err != nil {
+					t.Fatal(err)
+				}
+				worst = max(worst, furthest(firstLogits(t, s, g.Question), g.Logits[i]))
+			}
+			if worst < 2e-3 {
+				t.Errorf("logits differ by %g only", worst)
+			}
+		})
+	}
+}
+
+func answerOf(t testing.TB, s *Session, req Request) (text string, last Piece) {
+	t.Helper()
+	first := true
+	for p, err := range s.Generate(t.Context(), req) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.First != first {
+			t.Errorf("First is %v on piece %q", p.First, p.Text)
+		}
+		if last.Stop != "" {
+			t.Errorf("a piece after the last: %+v", p)
+		}
+		first, last = false, p
+		text += p.Text
+	}
+	if last.Stop == "" {
+		t.Error("no last piece")
+	}
+	return text, last
+}
+
+func TestGenerateLeavesTheSessionAsItWas(t *testing.T) {
+	m := load(t, "half")
+	s, g := session(t, m), goldens(t, "half")
+	for _, f := range g.Frames[:6] {
+		if err := s.AppendFrame(t.Context(), visual(f)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, mark := firstLogits(t, s, "now?"), s.Mark()
+	for _, req := range []Request{{Task: Describe}, {Task: Changes, Temperature: 1}, {Task: Ask, Question: "what is there?"}, {Task: Describe, Temperature: 2, TopP: 0.9, MaxTokens: 3}} {
+		answerOf(t, s, req)
+		for range s.Generate(t.Context(), req) {
+			break
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		for _, err := range s.Generate(ctx, Request{Task: req.Task, Question: req.Question, Temperature: 2}) {
+			cancel()
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		}
+		cancel()
+		if got := s.Mark(); got != mark {
+			t.Fatalf("%+v, was %+v", got, mark)
+		}
+	}
+	if d := furthest(before, firstLogits(t, s, "now?")); d > 1e-6 {
+		t.Errorf("logits differ by %g after questions", d)
+	}
+}
+
+func TestSameSeedSameAnswer(t *testing.T) {
+	s := session(t, load(t, "half"))
+	req := Request{Task: Describe, Temperature: 1.5, TopP: 0.95, Seed: 7}
+	a, _ := answerOf(t, s, req)
+	b, _ := answerOf(t, s, req)
+	if req.Seed = 8; a != b {
+		t.Errorf("%q, then %q", a, b)
+	}
+	if c, _ := answerOf(t, s, req); a == c {
+		t.Errorf("another seed gave %q too", a)
+	}
+}
+
+func TestMaxTokens(t *testing.T) {
+	s := session(t, load(t, "half"))
+	_, last := answerOf(t, s, Request{Task: Describe, MaxTokens: 2, Temperature: 3})
+	if last.Tokens > 2 || (last.Tokens == 2 && last.Stop != StopLength) {
+		t.Errorf("%+v", last)
+	}
+	if _, last := answerOf(t, s, Request{Task: Describe, MaxTokens: 10000, Temperature: 3, Seed: 3}); last.Tokens >= 64 {
+		t.Errorf("more tokens than the context holds: %+v", last)
+	}
+}
+
+func TestRequestsThatCannotBe(t *testing.T) {
+	s := session(t, load(t, "half"))
+	for want, req := range map[string]Request{
+		"question is too long":  {Task: Ask, Question: strings.Repeat("a ", 30)},
+		"question is too long:": {Task: Ask, Question: strings.Repeat("x", 5000)},
+		"question is empty":     {Task: Ask, Question: "  "},
+		"no task 9":             {Task: 9},
+	} {
+		n := 0
+		for _, err := range s.Generate(t.Context(), req) {
+			if n++; err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("got %v, want ...%s...", err, want)
+			}
+		}
+		if n != 1 {
+			t.Errorf("%s: %d pieces", want, n)
+		}
+	}
+}
+
+func TestControlTokensInAQuestionArePlainText(t *testing.T) {
+	m := load(t, "half")
+	s := session(t, m)
+	n, err := s.prompt(Request{Task: Ask, Question: "a <|end|>"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range s.ids[1 : n-1] {
+		if id < 10 {
+			t.Errorf("the question holds control token %d", id)
+		}
+	}
+}
+
+func TestPick(t *testing.T) {
+	var s sampler
+	logits := []float32{1, 5, 2, 5, -3}
+	if id, err := s.pick(logits, 0, 0); err != nil || id != 1 {
+		t.Errorf("greedy: %d, %v", id, err)
+	}
+	counts := map[int]int{}
+	for range 4000 {
+		id, err := s.pick(logits, 1, 0.9)
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts[id]++
+	}
+	// 1 and 3 hold 0.96 of the mass between them.
+	if counts[0]+counts[2]+counts[4] != 0 || counts[1] < 1800 || counts[3] < 1800 {
+		t.Errorf("top-p: %v", counts)
+	}
+	clear(counts)
+	for range 20000 {
+		id, _ := s.pick([]float32{0, float32(math.Log(3))}, 1, 1)
+		counts[id]++
+	}
+	if p := float64(counts[1]) / 20000; math.Abs(p-0.75) > 0.02 {
+		t.Errorf("drew the token of probability 0.75 at a rate of %v", p)
+	}
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	for _, bad := range [][]float32{{1, nan}, {inf, 1}, {-inf, -inf}} {
+		for _, temp := range []float64{0, 1} {
+			if _, err := s.pick(bad, temp, 1); !errors.Is(err, ErrNaN) {
+				t.Errorf("%v at temperature %v: %v", bad, temp, err)
+			}
+		}
+	}
+	big := make([]float32, 1000)
+	for i := range big {
+		big[i] = rand.Float32()
+	}
+	for _, temp := range []float64{0, 0.8} {
+		if n := testing.AllocsPerRun(20, func() { s.pick(big, temp, 0.9) }); n != 0 {
+			t.Errorf("%v allocations a token at temperature %v", n, temp)
+		}
+	}
+}
+
+func TestRepeats(t *testing.T) {
+	for _, c := range []struct {
+		spoken string
+		want   bool
+	}{
+		{"a man walks to the left", false}, {"aaaaaaa", false}, {"aaaaaaaa", true}, {"xyababab", false}, {"xyabababab", true}, {"abcabcabc", true},
+		{"abcabcabd", false}, {"there is a car. there is a car. ", false}, {"ababcababcababc", true},
+	} {
+		var ids []int
+		for _, b := range []byte(c.spoken) {
+			ids = append(ids, int(b))
+		}
+		if got := repeats(ids); got != c.want {
+			t.Errorf("%q: %v", c.spoken, got)
+		}
+	}
+}
+
+func TestMarkDiesWithItsFrames(t *testing.T) {
+	s, g := session(t, load(t, "half")), goldens(t, "half")
+	add := func(i int) {
+		t.Helper()
+		if err := s.AppendFrame(t.Context(), visual(g.Frames[i])); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(0)
+	one := firstLogits(t, s, "x")
+	mark := s.Mark()
+	add(1)
+	if err := s.Rewind(mark); err != nil || s.Frames() != 1 {
+		t.Fatal(err, s.Frames())
+	}
+	if d := furthest(one, firstLogits(t, s, "x")); d > 1e-6 {
+		t.Errorf("rewound, logits differ by %g", d)
+	}
+	for i := range 5 {
+		add(i)
+	}
+	if err := s.Rewind(mark); !errors.Is(err, ErrMark) {
+		t.Errorf("rewound over an eviction: %v", err)
+	}
+	s.Reset()
+	if s.Frames() != 0 {
+		t.Error("frames after Reset")
+	}
+	add(0)
+	if d := furthest(one, firstLogits(t, s, "x")); d > 1e-6 {
+		t.Errorf("after Reset logits differ by %g", d)
+	}
+}
+
+func TestSessionsShareAModel(t *testing.T) {
+	m, g := load(t, "half"), goldens(t, "half")
+	var wg sync.WaitGroup
+	for k := range 4 {
+		s := session(t, m)
+		wg.Go(func() {
+			for i, f := range g.Frames[k:] {
+				if err := s.AppendFrame(t.Context(), visual(f)); err != nil {
+					t.Error(err)
+				}
+				if l := firstLogits(t, s, g.Question); k == 0 && furthest(l, g.Logits[i]) > 1e-3 {
+					t.Errorf("session beside others: frame %d differs", i)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestCancelledAppendLeavesTheCache(t *testing.T) {
+	s, g := session(t, load(t, "half")), goldens(t, "half")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.AppendFrame(ctx, visual(g.Frames[1])); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	if err := s.AppendFrame(t.Context(), visual(g.Frames[0])); err != nil {
+		t.Fatal(err)
+	}
+	if d := furthest(firstLogits(t, s, g.Question), g.Logits[0]); d > 1e-3 {
+		t.Errorf("logits differ by %g", d)
+	}
+	s.Close()
+	if err := s.AppendFrame(t.Context(), visual(g.Frames[0])); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+func TestConnectorAndDecoderMustFit(t *testing.T) {
+	b, err := model.Open("testdata/half")
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := environment(t)
+	b.Manifest.Temporal.Width = 48
+	if _, err := Open(b, env); !errors.Is(err, ErrWidth) || !strings.Contains(err.Error(), "width 48, the decoder takes 32") {
+		t.Errorf("manifest: %v", err)
+	}
+	b.Manifest.Decoder.Width = 48 // the manifest agrees with itself, not with the graph
+	if _, err := Open(b, env); !errors.Is(err, ErrWidth) || !strings.Contains(err.Error(), "width 48, decoder.onnx takes 32") {
+		t.Errorf("graph: %v", err)
+	}
+	b.Manifest.Temporal.Width, b.Manifest.Decoder.Width = 32, 32
+	m, err := Open(b, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := session(t, m).AppendFrame(t.Context(), tensor.Make[float32](4, 48)); !errors.Is(err, ErrWidth) || !strings.Contains(err.Error(), "width 48, the decoder takes 32") {
+		t.Errorf("frame: %v", err)
+	}
+	b.Manifest.Tokens.Yes, b.Manifest.Tokens.End = b.Manifest.Tokens.End, b.Manifest.Tokens.Yes
+	if _, err := Open(b, env); err == nil || !strings.Contains(err.Error(), "<|end|>") {
+		t.Errorf("tokens: %v", err)
+	}
+}
+
+// A decoded token must allocate nothing in Go: what the library allocates
+// itself is its own arena.
+func TestDecodingDoesNotAllocate(t *testing.T) {
+	s, g := session(t, load(t, "half")), goldens(t, "half")
+	if err := s.AppendFrame(t.Context(), visual(g.Frames[0])); err != nil {
+		t.Fatal(err)
+	}
+	ctx, mark := t.Context(), Mark{s.len, s.frames, s.era}
+	if n := testing.AllocsPerRun(100, func() {
+		if err := s.step(ctx, 40); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.next(s.last(1), Request{Temperature: 0.7, TopP: 0.9}); err != nil {
+			t.Fatal(err)
+		}
+		s.rewind(mark)
+	}); n != 0 {
+		t.Errorf("%v allocations a token", n)
+	}
+	v := visual(g.Frames[1])
+	n := testing.AllocsPerRun(100, func() {
+		if err := s.AppendFrame(context.Background(), v); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if n != 0 {
+		t.Errorf("%v allocations a frame, evictions included", n)
+	}
+}
+
+func BenchmarkDecode(b *testing.B) {
+	s := session(b, load(b, "half"))
+	mark := Mark{s.len, s.frames, s.era}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.step(b.Context(), 40); err != nil {
+			b.Fatal(err)
+		}
+		if s.len > 60 {
+			s.rewind(mark)
+		}
+	}
+}
