@@ -16,11 +16,14 @@ const history = 1024
 func (v *viewer) subscribe(streams []string, after map[string]uint64) {
 	v.hearing.Lock()
 	defer v.hearing.Unlock()
-	v.mu.Lock()
+	v.listen(streams, after)
+}
+
+// listen is subscribe with hearing held; "" is all, as well.
+func (v *viewer) listen(streams []string, after map[string]uint64) {
 	for s, seq := range after {
 		v.last[s] = max(v.last[s], seq)
 	}
-	v.mu.Unlock()
 	for _, s := range streams {
 		if s == "*" {
 			s = ""
@@ -29,8 +32,8 @@ func (v *viewer) subscribe(streams []string, after map[string]uint64) {
 		case s != "" && v.feeds[""] != nil:
 			continue // hears it already
 		case s == "":
-			// One feed of all takes the others' place. What falls between them
-			// is in the history, and last keeps it from being said twice.
+			// One feed of all takes the others' place. What they had not said
+			// yet is in the history.
 			for _, f := range v.feeds {
 				f.Close()
 			}
@@ -51,10 +54,9 @@ func (v *viewer) subscribe(streams []string, after map[string]uint64) {
 			for {
 				select {
 				case it, ok := <-f.C():
-					if !ok {
+					if !ok || !v.hearNow(s, f, it) {
 						return
 					}
-					v.hear(it, "slow")
 				case <-v.ctx.Done():
 					f.Close()
 					return
@@ -62,6 +64,17 @@ func (v *viewer) subscribe(streams []string, after map[string]uint64) {
 			}
 		})
 	}
+}
+
+// hearNow passes an item of feed f on, unless another feed has taken its place.
+func (v *viewer) hearNow(stream string, f *event.Subscription, it event.Item) bool {
+	v.hearing.Lock()
+	defer v.hearing.Unlock()
+	if v.feeds[stream] != f {
+		return false
+	}
+	v.hear(it, "slow")
+	return true
 }
 
 // replay tells the past: all of it where the viewer said what it has, the
@@ -77,10 +90,7 @@ func (v *viewer) replay(past []event.Item) {
 		if it.Event != nil {
 			s := it.Event.Data.Stream
 			left[s]--
-			v.mu.Lock()
-			_, known := v.last[s]
-			v.mu.Unlock()
-			if !known && left[s] >= v.srv.cfg.Replay {
+			if _, known := v.last[s]; !known && left[s] >= v.srv.cfg.Replay {
 				continue
 			}
 		}
@@ -103,7 +113,7 @@ func (v *viewer) unsubscribe(streams []string) {
 }
 
 // hear passes an item on, once, to a viewer that may have it. A gap in the
-// stream's Seq is told, with why as its reason.
+// stream's Seq is told, with why as its reason. hearing is held.
 func (v *viewer) hear(it event.Item, why string) {
 	if d := it.Delta; d != nil {
 		if (d.Viewer == "" || d.Viewer == v.id) && v.allowed(View, d.Stream) {
@@ -116,18 +126,14 @@ func (v *viewer) hear(it event.Item, why string) {
 	if !v.allowed(View, stream) {
 		return
 	}
-	v.mu.Lock()
-	if v.pipes[ChannelEvents] == nil {
-		v.mu.Unlock()
+	if v.pipe(ChannelEvents) == nil {
 		return
 	}
 	last, known := v.last[stream]
 	if known && seq <= last {
-		v.mu.Unlock()
 		return
 	}
 	v.last[stream] = seq
-	v.mu.Unlock()
 	if known && seq > last+1 {
 		v.lostEvents.Add(seq - last - 1)
 		v.send(ChannelEvents, &Message{Type: "lost", Stream: stream, Events: seq - last - 1, Reason: why})

@@ -47,14 +47,13 @@ type viewer struct {
 	asked     atomic.Int64
 	asking    chan struct{}
 
-	after *uint64
-
-	hearing sync.Mutex                     // held while subscriptions change
+	hearing sync.Mutex                     // held while subscriptions change and while they speak
 	feeds   map[string]*event.Subscription // by stream; "" is all
+	last    map[string]uint64              // Seq of the last event seen, by stream
 
 	mu      sync.Mutex
-	pipes   map[string]*pipe
-	last    map[string]uint64   // Seq of the last event seen, by stream
+	pipes   map[string]*pipe    // open channels, by label
+	labels  map[string]struct{} // those that the viewer has made
 	prompts map[string]struct{} // streams that this viewer has its own prompt for
 }
 
@@ -77,11 +76,14 @@ func (s *Server) Play(ctx context.Context, r PlayRequest) (_ Answer, err error) 
 		lostKey: make(chan struct{}, 1), asking: make(chan struct{}, 2),
 		questions: rate.NewLimiter(rate.Limit(float64(s.cfg.QuestionsPerMinute)/60), max(1, s.cfg.QuestionsPerMinute/4)),
 		requests:  rate.NewLimiter(20, 40),
-		pipes:     map[string]*pipe{}, after: r.After, feeds: map[string]*event.Subscription{},
+		pipes:     map[string]*pipe{}, labels: map[string]struct{}{}, feeds: map[string]*event.Subscription{},
 		last: map[string]uint64{}, prompts: map[string]struct{}{},
 	}
 	if v.allowed == nil {
 		v.allowed = func(Action, string) bool { return true }
+	}
+	if r.After != nil {
+		v.last[r.Stream] = *r.After
 	}
 	defer func() {
 		if err != nil {
@@ -249,43 +251,47 @@ func (v *viewer) channel(dc *pion.DataChannel) {
 		_ = dc.Close()
 		return
 	}
-	p := newPipe(dc, v.srv.cfg.Queue, lost)
 	v.mu.Lock()
-	taken := v.pipes[label] != nil
-	if !taken {
-		v.pipes[label] = p
-	}
+	_, taken := v.labels[label]
+	v.labels[label] = struct{}{}
 	v.mu.Unlock()
 	if taken {
 		_ = dc.Close()
 		return
 	}
 	dc.OnOpen(func() {
+		p := newPipe(dc, v.srv.cfg.Queue, lost)
+		if label == ChannelEvents {
+			b, _ := json.Marshal(&Message{Type: "hello", Protocol: Protocol, Viewer: v.id, Stream: v.stream})
+			p.send(b)
+		}
+		// Registered and subscribed in one step: what a feed for deltas alone
+		// hears in between would be taken for said.
+		v.hearing.Lock()
+		defer v.hearing.Unlock()
+		v.mu.Lock()
+		v.pipes[label] = p
+		v.mu.Unlock()
 		v.spawn(func() { p.run(v.ctx.Done()) })
-		switch label {
-		case ChannelEvents:
-			v.send(label, &Message{Type: "hello", Protocol: Protocol, Viewer: v.id, Stream: v.stream})
-			var after map[string]uint64
-			if v.after != nil {
-				after = map[string]uint64{v.stream: *v.after}
-			}
-			v.subscribe([]string{v.stream}, after)
-		case ChannelText:
-			v.hearing.Lock()
-			none := len(v.feeds) == 0
-			v.hearing.Unlock()
-			if none {
-				v.subscribe([]string{v.stream}, nil)
-			}
+		streams := []string{v.stream}
+		for s := range v.feeds {
+			streams = append(streams, s)
+		}
+		if label == ChannelEvents || label == ChannelText && len(v.feeds) == 0 {
+			v.listen(streams, nil)
 		}
 	})
 }
 
+func (v *viewer) pipe(label string) *pipe {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.pipes[label]
+}
+
 // send queues m on a channel, if the viewer has opened it. It never waits.
 func (v *viewer) send(label string, m *Message) bool {
-	v.mu.Lock()
-	p := v.pipes[label]
-	v.mu.Unlock()
+	p := v.pipe(label)
 	if p == nil {
 		return false
 	}
