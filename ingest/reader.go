@@ -4,6 +4,7 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -127,6 +128,7 @@ type Reader struct {
 	st     stream
 	turn   int                            // which of the URLs is open
 	bsf    *astiav.BitStreamFilterContext // nil when the packets need no change
+	header []byte                         // goes before key frames that lack it
 	dec    decoder
 	pkt    *astiav.Packet
 	tapPkt *astiav.Packet
@@ -232,10 +234,13 @@ func (r *Reader) open(ctx context.Context, offset time.Duration) error {
 	return nil
 }
 
-// openFilter makes the filter that lets packets stand alone: H.264 and HEVC
-// from MP4 in Annex B, MPEG-4's header before each key frame.
+// openFilter prepares what lets packets stand alone: the filter that puts H.264
+// and HEVC from MP4 into Annex B, and MPEG-4's header.
 func (r *Reader) openFilter() error {
-	name := map[media.Codec]string{media.H264: "h264_mp4toannexb", media.HEVC: "hevc_mp4toannexb", media.MPEG4: "dump_extra"}[r.st.codec]
+	if r.st.codec == media.MPEG4 && r.st.par != nil {
+		r.header = r.st.par.ExtraData()
+	}
+	name := map[media.Codec]string{media.H264: "h264_mp4toannexb", media.HEVC: "hevc_mp4toannexb"}[r.st.codec]
 	if name == "" || r.st.par == nil {
 		return nil
 	}
@@ -262,7 +267,7 @@ func (r *Reader) closeInput() {
 		r.src.close()
 		r.src = nil
 	}
-	r.st = stream{}
+	r.st, r.header = stream{}, nil
 }
 
 // Close frees the source and ends its tap. It must not run beside ReadFrame.
@@ -318,7 +323,9 @@ func (r *Reader) decode(ctx context.Context) (at time.Duration, err error) {
 			r.stats.decoded.Add(1)
 			before := r.clock.shown
 			at := r.clock.frame(frameTime(r.frame))
-			r.countRate(at - before)
+			if before >= 0 {
+				r.countRate(at - before)
+			}
 			if w, h := r.frame.Width(), r.frame.Height(); w != r.width || h != r.height || r.dec.where != r.info.Load().Decoder {
 				r.width, r.height = w, h
 				r.tellInfo()
@@ -405,7 +412,11 @@ func (r *Reader) publish(at time.Duration) error {
 	}
 	m := media.Packet{Codec: r.st.codec, Key: r.pkt.Flags().Has(astiav.PacketFlagKey), At: media.At(r.capture(at), at), Duration: r.clock.step}
 	if r.bsf == nil {
-		r.tap.Publish(r.slab.packet(m, packetData(r.pkt)))
+		data, header := packetData(r.pkt), r.header
+		if !m.Key || bytes.HasPrefix(data, header) {
+			header = nil
+		}
+		r.tap.Publish(r.slab.packet(m, header, data))
 		return nil
 	}
 	if err := r.tapPkt.Ref(r.pkt); err != nil {
@@ -418,7 +429,7 @@ func (r *Reader) publish(at time.Duration) error {
 	for {
 		switch code := filterReceive(r.bsf, r.tapPkt); code {
 		case 0:
-			r.tap.Publish(r.slab.packet(m, packetData(r.tapPkt)))
+			r.tap.Publish(r.slab.packet(m, nil, packetData(r.tapPkt)))
 			r.tapPkt.Unref()
 		case codeAgain, codeEnded:
 			return nil
@@ -464,10 +475,8 @@ func (r *Reader) take(at time.Duration, dst *media.Frame) (bool, error) {
 	return true, nil
 }
 
+// countRate counts a frame that came d after the one before.
 func (r *Reader) countRate(d time.Duration) {
-	if d <= 0 {
-		return
-	}
 	was := math.Float64frombits(r.stats.fps.Load())
 	now := float64(time.Second) / float64(d)
 	if was > 0 { // the mean of intervals, not of rates
@@ -505,14 +514,16 @@ type slab struct {
 	packets []media.Packet
 }
 
-func (s *slab) packet(m media.Packet, data []byte) *media.Packet {
-	if len(s.bytes) < len(data) {
-		s.bytes = make([]byte, max(256<<10, len(data)))
+// packet is m with a copy of header and data.
+func (s *slab) packet(m media.Packet, header, data []byte) *media.Packet {
+	if n := len(header) + len(data); len(s.bytes) < n {
+		s.bytes = make([]byte, max(256<<10, n))
 	}
 	if len(s.packets) == 0 {
 		s.packets = make([]media.Packet, 64)
 	}
-	n := copy(s.bytes, data)
+	n := copy(s.bytes, header)
+	n += copy(s.bytes[n:], data)
 	m.Data, s.bytes = s.bytes[:n:n], s.bytes[n:]
 	p := &s.packets[0]
 	s.packets = s.packets[1:]

@@ -21,6 +21,7 @@ type stills struct {
 	packet *astiav.Packet
 	scaler scaler
 	enc    *astiav.CodecContext
+	made   int64
 }
 
 type still struct {
@@ -95,6 +96,8 @@ func (s *stills) jpeg(seq uint64, width int) ([]byte, error) {
 		}
 	}
 	anyType(out)
+	s.made++
+	out.SetPts(s.made) // encoders want time to grow
 	if err := s.enc.SendFrame(out); err != nil {
 		return nil, fmt.Errorf("ingest: encode a still: %w", err)
 	}

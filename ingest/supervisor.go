@@ -113,7 +113,9 @@ func (s *Supervised) read(ctx context.Context, dst *media.Frame) error {
 // start again at a key frame.
 func (s *Supervised) lose() {
 	s.r.closeInput()
-	s.r.tap.Cut()
+	if s.r.tap != s.r.cfg.Packets { // a publisher cuts its own
+		s.r.tap.Cut()
+	}
 	s.open = false
 }
 

@@ -150,7 +150,7 @@ func (e *vp8) encode(f *astiav.Frame, at media.Timestamp, out *media.Tap) error 
 		switch code := receivePacket(e.enc, e.packet); code {
 		case 0: // without look-ahead it is the frame just sent
 			key := e.packet.Flags().Has(astiav.PacketFlagKey)
-			out.Publish(e.slab.packet(media.Packet{Codec: media.VP8, Key: key, At: at}, packetData(e.packet)))
+			out.Publish(e.slab.packet(media.Packet{Codec: media.VP8, Key: key, At: at}, nil, packetData(e.packet)))
 			e.packet.Unref()
 		case codeAgain:
 			return nil

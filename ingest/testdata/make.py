@@ -2,6 +2,8 @@
 
 Run: python make.py   (needs: pip install av==18.1.0 numpy)
 """
+import struct
+
 import av
 import numpy as np
 
@@ -17,12 +19,15 @@ def ycc(rgb, matrix, full):
     return (255 * y, 255 * cb + 128, 255 * cr + 128) if full else (16 + 219 * y, 128 + 224 * cb, 128 + 224 * cr)
 
 
-def write(path, frames, w, h, fps=10, gop=10, **opts):
+def write(path, frames, w, h, fps=10, gop=10, codec="libx264", pix="yuv420p", **opts):
     with av.open(path, "w") as out:
-        st = out.add_stream("libx264", rate=fps)
-        st.width, st.height, st.pix_fmt = w, h, "yuv420p"
+        st = out.add_stream(codec, rate=fps)
+        st.width, st.height, st.pix_fmt = w, h, pix
         st.codec_context.thread_count = 1
-        st.options = {"crf": "4", "preset": "veryslow", "bf": "0", "g": str(gop), **opts}
+        st.gop_size = gop
+        if codec == "libx264":
+            opts = {"crf": "4", "preset": "veryslow", "bf": "0", "g": str(gop), **opts}
+        st.options = opts
         for f in frames:
             for p in st.encode(f):
                 out.mux(p)
@@ -53,6 +58,37 @@ for n in range(20):
     f[:64] = 40 + 8 * n
     counting.append(av.VideoFrame.from_ndarray(f, "yuv420p"))
 write("counting.mp4", counting, 128, 64)
+
+# The same in every codec that a camera may send, and in one that none does.
+for path, codec, opts in [
+    ("counting-hevc.mp4", "libx265", {"preset": "slow", "x265-params": "crf=10:bframes=0:log-level=none"}),
+    ("counting-bframes.mp4", "libx264", {"bf": "2", "x264-params": "b-adapt=0:scenecut=0"}),
+    ("counting-vp8.webm", "libvpx", {"crf": "4", "b": "500k"}),
+    ("counting-vp9.webm", "libvpx-vp9", {"crf": "10", "b": "0"}),
+    ("counting-av1.mp4", "libsvtav1", {"preset": "8", "crf": "10", "svtav1-params": "keyint=10"}),
+    ("counting-mpeg4.mp4", "mpeg4", {"qmin": "2", "qmax": "2"}),
+    ("counting-mpeg2.ts", "mpeg2video", {"qmin": "2", "qmax": "2"}),
+    ("counting-ffv1.mkv", "ffv1", {}),
+]:
+    # MPEG-2 knows only the frame rates of television.
+    write(path, counting, 128, 64, codec=codec, fps=25 if codec == "mpeg2video" else 10, **opts)
+write("counting-mjpeg.avi", [f.reformat(format="yuvj420p", src_color_range=1, dst_color_range=2) for f in counting], 128, 64, codec="mjpeg", pix="yuvj420p", qmin="2", qmax="2")
+
+# HLS in two segments of a second.
+with av.open("counting.mp4") as src, av.open("hls.m3u8", "w", format="hls", options={"hls_time": "1", "hls_segment_filename": "hls%d.ts", "hls_flags": "split_by_time"}) as out:
+    st = out.add_stream_from_template(src.streams.video[0])
+    for p in src.demux(video=0):
+        if p.dts is not None:
+            p.stream = st
+            out.mux(p)
+
+# As a phone held upright writes it: the picture as the sensor lies, and how to turn it in the track header's matrix
+# (ISO/IEC 14496-12, 8.3.2: [a b u c d v x y w], (x, y) is shown at (ax+cy, bx+dy), y downwards).
+whole = open("bt709-limited.mp4", "rb").read()
+for angle, (a, b, c, d) in {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}.items():
+    at = whole.index(b"tkhd") + 4 + 40  # version 0: 40 bytes before the matrix
+    matrix = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    open(f"rotated-{angle}.mp4", "wb").write(whole[:at] + matrix + whole[at + 36:])
 
 with av.open("audio.wav", "w") as out:
     st = out.add_stream("pcm_s16le", rate=8000, layout="mono")
