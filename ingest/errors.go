@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
-	"strings"
 	"syscall"
 
 	"github.com/asticode/go-astiav"
+
+	"github.com/lookout-video/lookout/media"
 )
 
 var (
@@ -37,31 +37,6 @@ var (
 	ErrUnreachable = errors.New("cannot connect; check host, port and network")
 )
 
-// Redact hides the password and the query values of a URL, for logs and errors.
-func Redact(s string) string {
-	head, rest, ok := strings.Cut(s, "://")
-	if !ok {
-		return s
-	}
-	u, err := url.Parse(s)
-	if err != nil {
-		// Not a URL that can be taken apart: drop all that may be secret.
-		if i := strings.LastIndexByte(rest, '@'); i >= 0 {
-			rest = rest[i+1:]
-		}
-		rest, _, _ = strings.Cut(rest, "?")
-		return head + "://" + rest
-	}
-	if _, has := u.User.Password(); has {
-		u.User = url.UserPassword(u.User.Username(), "xxxxx")
-	}
-	if u.RawQuery != "" {
-		u.RawQuery = "xxxxx"
-	}
-	u.Fragment = ""
-	return u.String()
-}
-
 // wrap says what was being done with which stream, and maps FFmpeg's codes to
 // the errors that callers decide on.
 func (c *Config) wrap(doing string, err error) error {
@@ -83,5 +58,9 @@ func (c *Config) wrap(doing string, err error) error {
 	if name == "" {
 		name = "source"
 	}
-	return fmt.Errorf("ingest: %s: %s %s: %w", name, doing, Redact(c.URL), cause)
+	what := "the publisher's packets"
+	if c.Packets == nil {
+		what = media.RedactURL(c.URL)
+	}
+	return fmt.Errorf("ingest: %s: %s %s: %w", name, doing, what, cause)
 }
