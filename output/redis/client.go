@@ -34,6 +34,7 @@ type Client struct {
 	cfg    Config
 	rdb    goredis.UniversalClient
 	target string // for messages; no secrets in it
+	tls    bool
 
 	mu sync.Mutex
 	// The newest ids that the server has confirmed, by camera. A server that has
@@ -87,7 +88,7 @@ func Open(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	quieten()
-	return &Client{cfg: cfg, rdb: goredis.NewUniversalClient(o), target: target, known: map[string]id{}, knownAll: map[string]id{}}, nil
+	return &Client{cfg: cfg, rdb: goredis.NewUniversalClient(o), target: target, tls: o.TLSConfig != nil, known: map[string]id{}, knownAll: map[string]id{}}, nil
 }
 
 func unixDialer(path string, timeout time.Duration) func(context.Context, string, string) (net.Conn, error) {

@@ -42,10 +42,10 @@ func (c *Client) explain(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("redis at %s: %s: %s%w", c.target, what, fix(err), err)
+	return fmt.Errorf("redis at %s: %s: %s%w", c.target, what, c.fix(err), err)
 }
 
-func fix(err error) string {
+func (c *Client) fix(err error) string {
 	var (
 		re  goredis.Error
 		dns *net.DNSError
@@ -70,12 +70,16 @@ func fix(err error) string {
 		says = "the socket does not exist: start redis-server, or check the path"
 	case errors.Is(err, context.DeadlineExceeded), isTimeout(err):
 		says = "it did not answer in time: it may be stopped, overloaded or behind a firewall"
+		if c.tls { // a plain server waits for the end of the line
+			says += ", or speak no TLS on this port (then use redis:// in place of rediss://)"
+		}
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		says = "it closed the connection: it may be restarting, or speak TLS only (rediss://)"
 	case errors.As(err, &re):
 		for _, f := range fixes {
 			// A script's error has the command's error after its own words.
-			if strings.HasPrefix(err.Error(), f.prefix) || strings.Contains(err.Error(), " "+f.prefix+" ") {
+			if strings.HasPrefix(err.Error(), f.prefix) || strings.Contains(err.Error(), " "+f.prefix+" ") ||
+				f.prefix == "NOPERM" && strings.Contains(err.Error(), "can't run this command") {
 				says = f.says
 				break
 			}
