@@ -64,7 +64,7 @@ func Open(b *model.Bundle, env *ort.Env) (*Encoder, error) {
 		width: m.Image.Width, height: m.Image.Height, patches: m.Encoder.Patches, dim: m.Encoder.Dim, embed: m.Encoder.Embed,
 		turn: make(chan struct{}, 1),
 	}
-	e.gridW, e.gridH = m.Image.Grid()
+	e.gridW, e.gridH = m.Encoder.GridWidth, m.Encoder.GridHeight
 	e.pixels = make([]uint8, MaxBatch*e.width*e.height*3)
 	e.tokens = make([]float32, MaxBatch*e.patches*e.dim)
 	e.patch = make([]float32, MaxBatch*e.patches*e.embed)

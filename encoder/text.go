@@ -25,9 +25,6 @@ type Text struct {
 	turn  chan struct{}
 }
 
-// textLength is the most tokens a text is cut to when the graph does not tell.
-const textLength = 64
-
 // OpenText loads the bundle's text tower and tokenizer.
 func OpenText(b *model.Bundle, env *ort.Env) (*Text, error) {
 	data, err := b.Read("tokenizer.json")
@@ -38,23 +35,13 @@ func OpenText(b *model.Bundle, env *ort.Env) (*Text, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoder: %s: tokenizer.json: %w", b.Name, err)
 	}
-	t := &Text{clip: b.Manifest.Clip, tok: tok, pad: b.Manifest.Tokens.Pad, embed: b.Manifest.Encoder.Embed, turn: make(chan struct{}, 1)}
+	t := &Text{clip: b.Manifest.Clip, tok: tok, pad: b.Manifest.Tokens.Pad, embed: b.Manifest.Encoder.Embed, most: b.Manifest.Clip.MaxTokens, turn: make(chan struct{}, 1)}
 	if t.s, err = env.Load(b, "text.onnx", ort.Options{Outputs: []string{"text_embed"}}); err != nil {
 		return nil, fmt.Errorf("encoder: %s: %w", b.Name, err)
 	}
-	in, err := t.s.Input("input_ids")
-	if err == nil {
-		var out ort.Info
-		if out, err = t.s.Output("text_embed"); err == nil && out.Shape[len(out.Shape)-1] != t.embed {
-			err = fmt.Errorf("text.onnx gives %v, the encoder's embeddings have %d", out, t.embed)
-		}
-	}
-	if err != nil {
+	if out, _ := t.s.Output("text_embed"); len(out.Shape) != 2 || out.Shape[1] != t.embed {
 		t.s.Close()
-		return nil, fmt.Errorf("encoder: %s: %w", b.Name, err)
-	}
-	if t.most = textLength; len(in.Shape) == 2 && in.Shape[1] > 0 {
-		t.most = in.Shape[1]
+		return nil, fmt.Errorf("encoder: %s: text.onnx gives %v, the encoder's embeddings have %d", b.Name, out, t.embed)
 	}
 	return t, nil
 }

@@ -56,14 +56,14 @@ type Image struct {
 	SampleFPS float64 `json:"sample_fps"`
 }
 
-// Grid is the number of patches across and down.
-func (i Image) Grid() (w, h int) { return i.Width / i.Patch, i.Height / i.Patch }
-
 // Encoder holds the sizes of encoder.onnx.
 type Encoder struct {
 	Dim     int `json:"dim"`
 	Embed   int `json:"embed"`
 	Patches int `json:"patches"`
+	// GridWidth and GridHeight are the patches across and down; row after row.
+	GridWidth  int `json:"grid_width"`
+	GridHeight int `json:"grid_height"`
 }
 
 // Temporal holds the sizes of temporal.onnx.
@@ -115,6 +115,8 @@ type Tokens struct {
 type Clip struct {
 	LogitScale float64 `json:"logit_scale"`
 	LogitBias  float64 `json:"logit_bias"`
+	// MaxTokens is how many tokens of a text are read.
+	MaxTokens int `json:"max_tokens"`
 	// Templates hold "{}" where the label goes.
 	Templates []string `json:"templates"`
 	// Labels are the ones to try when the user names none.
@@ -187,6 +189,7 @@ func (m *Manifest) validate() error {
 	}{
 		{"image.width", im.Width}, {"image.height", im.Height}, {"image.patch", im.Patch},
 		{"encoder.dim", e.Dim}, {"encoder.embed", e.Embed}, {"encoder.patches", e.Patches},
+		{"encoder.grid_width", e.GridWidth}, {"encoder.grid_height", e.GridHeight}, {"clip.max_tokens", m.Clip.MaxTokens},
 		{"temporal.layers", t.Layers}, {"temporal.window", t.Window}, {"temporal.tokens_per_frame", t.TokensPerFrame}, {"temporal.width", t.Width},
 		{"decoder.layers", d.Layers}, {"decoder.kv_heads", d.KVHeads}, {"decoder.head_dim", d.HeadDim}, {"decoder.heads", d.Heads}, {"decoder.width", d.Width},
 		{"decoder.vocab", d.Vocab}, {"decoder.max_context", d.MaxContext}, {"decoder.frames_in_window", d.FramesInWindow}, {"decoder.rotary_dim", d.RotaryDim},
@@ -199,8 +202,8 @@ func (m *Manifest) validate() error {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
-	if w, h := im.Grid(); w*im.Patch != im.Width || h*im.Patch != im.Height || w*h != e.Patches {
-		bad("image %dx%d in patches of %d gives no grid of encoder.patches %d", im.Width, im.Height, im.Patch, e.Patches)
+	if w, h := e.GridWidth, e.GridHeight; w*im.Patch != im.Width || h*im.Patch != im.Height || w*h != e.Patches {
+		bad("an image of %dx%d in patches of %d is no grid of %dx%d, %d patches", im.Width, im.Height, im.Patch, w, h, e.Patches)
 	}
 	if !(im.SampleFPS > 0 && im.SampleFPS <= 1000) {
 		bad("image.sample_fps is %v", im.SampleFPS)

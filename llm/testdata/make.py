@@ -134,11 +134,11 @@ def bundle(name, layers, interleaved, rotary, seed):
     files = {f: {"sha256": hashlib.sha256(b := open(os.path.join(d, f), "rb").read()).hexdigest(), "size": len(b)} for f in sorted(os.listdir(d)) if f not in ("manifest.json", "golden.json")}
     manifest = {
         "format": 1, "layout": "lookout", "name": name, "version": "test", "license": "MIT", "files": files,
-        "image": {"width": 32, "height": 32, "patch": 16, "sample_fps": 4}, "encoder": {"dim": 8, "embed": 8, "patches": 4},
+        "image": {"width": 32, "height": 32, "patch": 16, "sample_fps": 4}, "encoder": {"dim": 8, "embed": 8, "patches": 4, "grid_width": 2, "grid_height": 2},
         "temporal": {"layers": 1, "window": 2, "tokens_per_frame": TOK, "width": C},
         "decoder": {"layers": layers, "kv_heads": KVH, "head_dim": HD, "heads": HEADS, "width": C, "vocab": vocab, "max_context": SMAX, "frames_in_window": WINDOW,
                     "rope_theta": THETA, "rotary_dim": rotary, "rotary_interleaved": interleaved},
-        "tokens": ids, "clip": {"logit_scale": 10, "logit_bias": -5, "templates": ["{}"], "labels": []}, "domain": {"threshold": 1, "description": "noise"},
+        "tokens": ids, "clip": {"logit_scale": 10, "logit_bias": -5, "max_tokens": 16, "templates": ["{}"], "labels": []}, "domain": {"threshold": 1, "description": "noise"},
         "calibration": {"yesno_temperature": 2}, "generation": {"max_new_tokens": 16}, "precision": "fp32", "trained_on": "nothing", "scores": {}}
     json.dump(manifest, open(os.path.join(d, "manifest.json"), "w"), indent=1)
 
