@@ -103,7 +103,8 @@ type Stats struct {
 	FPS          float64 // of the decoded frames on the media clock, smoothed over about 16
 }
 
-// Info tells what is being read. It is the zero Info before the first frame.
+// Info tells what is being read. It is the zero Info before the source is open,
+// and has no size before the first frame.
 type Info struct {
 	Codec         media.Codec
 	Width, Height int // as seen: after the rotation
@@ -113,6 +114,9 @@ type Info struct {
 	Reorders bool
 	// Decoder is cpu, cuda or vaapi; Note says why auto did not choose a device.
 	Decoder, Note string
+	// Duration is the length of a file (of the current one in a list), 0 when it
+	// does not tell and for sources without an end.
+	Duration time.Duration
 }
 
 // Reader is an open source. ReadFrame and Close are for one goroutine; the
@@ -231,6 +235,9 @@ func (r *Reader) open(ctx context.Context, offset time.Duration) error {
 		r.began = time.Now()
 	}
 	r.drained, r.decoded, r.width = false, false, 0
+	if *r.info.Load() == (Info{}) {
+		r.tellInfo() // the size follows with the first picture
+	}
 	return nil
 }
 
@@ -486,7 +493,7 @@ func (r *Reader) countRate(d time.Duration) {
 }
 
 func (r *Reader) tellInfo() {
-	info := Info{Codec: r.st.codec, Width: r.width, Height: r.height, Rotation: r.st.rotation, Reorders: reorders(r.dec.ctx), Decoder: r.dec.where, Note: r.dec.note}
+	info := Info{Codec: r.st.codec, Width: r.width, Height: r.height, Rotation: r.st.rotation, Reorders: reorders(r.dec.ctx), Decoder: r.dec.where, Note: r.dec.note, Duration: r.st.length}
 	if info.Rotation%180 != 0 {
 		info.Width, info.Height = info.Height, info.Width
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/asticode/go-astiav"
 
@@ -35,6 +36,7 @@ type stream struct {
 	rotation int                     // clockwise degrees
 	live     bool                    // it paces itself
 	endless  bool                    // it has no end: when it stops it is lost
+	length   time.Duration           // 0 when unknown or endless
 }
 
 var codecs = map[astiav.CodecID]media.Codec{
@@ -100,6 +102,9 @@ func (d *demuxer) open(ctx context.Context) (st stream, err error) {
 	}
 	if s := scheme(d.cfg.URL); (s == "http" || s == "https") && d.in.Duration() <= 0 {
 		st.live, st.endless = true, true
+	}
+	if n := d.in.Duration(); n > 0 && !st.endless {
+		st.length = time.Duration(n) * time.Microsecond // AV_TIME_BASE
 	}
 	for _, s := range d.in.Streams() {
 		par := s.CodecParameters()
