@@ -19,11 +19,11 @@ import (
 
 // Sources is what viewers and publishers need of the ingest stage.
 type Sources interface {
-	// Transcode decodes in's packets and publishes VP8 into out until ctx ends
-	// or in does.
-	Transcode(ctx context.Context, stream string, in, out *media.Tap) error
-	// Publish feeds the stream's push source (URL configs.Push).
-	// It returns pipeline.ErrExists while somebody else publishes.
+	// Transcoder makes VP8 of in's packets: the tap it publishes into, which
+	// stays open, and the function that does it until ctx or the stream ends.
+	Transcoder(stream string, in *media.Tap) (*media.Tap, func(ctx context.Context) error)
+	// Publish feeds the stream whose URL is configs.Push. It returns
+	// pipeline.ErrExists while somebody else publishes.
 	Publish(stream string, codec media.Codec) (webrtc.PushSink, error)
 }
 
@@ -82,12 +82,13 @@ func (b *backend) Browser(ctx context.Context, name string) (*media.Tap, func(),
 	t := b.transcod[name]
 	if t == nil {
 		tctx, cancel := context.WithCancel(b.s.ctx)
-		t = &transcode{tap: media.NewTap(0), cancel: cancel, done: make(chan struct{})}
+		tap, run := b.s.o.Sources.Transcoder(name, s.Tap())
+		t = &transcode{tap: tap, cancel: cancel, done: make(chan struct{})}
 		b.transcod[name] = t
 		go func() {
 			defer close(t.done)
 			defer t.tap.Close()
-			if err := b.s.o.Sources.Transcode(tctx, name, s.Tap(), t.tap); err != nil && tctx.Err() == nil {
+			if err := run(tctx); err != nil && tctx.Err() == nil {
 				b.s.o.Log.Error("transcoding for viewers stopped", "stream", name, "error", err)
 			}
 			b.mu.Lock() // whoever comes next starts it anew
