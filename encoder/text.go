@@ -39,9 +39,10 @@ func OpenText(b *model.Bundle, env *ort.Env) (*Text, error) {
 	if t.s, err = env.Load(b, "text.onnx", ort.Options{Outputs: []string{"text_embed"}}); err != nil {
 		return nil, fmt.Errorf("encoder: %s: %w", b.Name, err)
 	}
-	if out, _ := t.s.Output("text_embed"); len(out.Shape) != 2 || out.Shape[1] != t.embed {
+	// A first text shows whether the graph fits the manifest.
+	if _, err := t.Embed(context.Background(), []string{"a"}); err != nil {
 		t.s.Close()
-		return nil, fmt.Errorf("encoder: %s: text.onnx gives %v, the encoder's embeddings have %d", b.Name, out, t.embed)
+		return nil, fmt.Errorf("%s: the text tower does not fit the manifest: %w", b.Name, err)
 	}
 	return t, nil
 }
