@@ -57,7 +57,7 @@ func TestCodecs(t *testing.T) {
 					t.Errorf("media time goes from %v to %v", at[i-1], at[i])
 				}
 			}
-			if info := r.Info(); info != (Info{Codec: codec, Width: 128, Height: 64, Decoder: "cpu"}) {
+			if info := r.Info(); info != (Info{Codec: codec, Width: 128, Height: 64, Decoder: "cpu", Duration: 2 * time.Second}) {
 				t.Errorf("info %+v", info)
 			}
 			// The packets stand alone: another Reader makes the same of them.
