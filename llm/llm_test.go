@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/lookout-video/lookout/internal/ort"
+	"github.com/lookout-video/lookout/internal/testmodel"
 	"github.com/lookout-video/lookout/model"
 	"github.com/lookout-video/lookout/tensor"
 )
@@ -502,6 +503,99 @@ func BenchmarkDecode(b *testing.B) {
 		}
 		if s.len > 60 {
 			s.rewind(mark)
+		}
+	}
+}
+
+func embedded(t testing.TB) *Model {
+	t.Helper()
+	m, err := Open(testmodel.Bundle(t), testmodel.Env(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	return m
+}
+
+func noise(m *Model, seed uint64) tensor.View[float32] {
+	v, r := tensor.Make[float32](m.perFrame, m.dec.Width), rand.New(rand.NewPCG(seed, 5))
+	for i := range v.Data {
+		v.Data[i] = float32(r.NormFloat64())
+	}
+	return v
+}
+
+// On the bundle itself: a question read in one run and one read token by token
+// end at the same logits, before and after evictions.
+func TestBundleReadsAlikeInOneRunAndByToken(t *testing.T) {
+	m := embedded(t)
+	s := session(t, m)
+	for i := range m.FramesInWindow() + 3 {
+		if err := s.AppendFrame(t.Context(), noise(m, uint64(i))); err != nil {
+			t.Fatal(err)
+		}
+		whole := firstLogits(t, s, "is there a red car?")
+		mark := s.Mark()
+		n, err := s.prompt(Request{Task: Ask, Question: "is there a red car?"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range slices.Clone(s.ids[:n]) {
+			if err := s.step(t.Context(), int(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		span := slices.Max(whole) - slices.Min(whole)
+		if d := furthest(whole, s.last(1)); d > 0.02*float64(span) {
+			t.Errorf("after frame %d logits differ by %g of a span of %g", i+1, d, span)
+		}
+		if err := s.Rewind(mark); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestBundleAnswers(t *testing.T) {
+	m := embedded(t)
+	s := session(t, m)
+	if err := s.AppendFrame(t.Context(), noise(m, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for _, req := range []Request{{Task: Describe}, {Task: Changes}, {Task: Ask, Question: "Is there a red car?"}} {
+		text, last := answerOf(t, s, req)
+		if strings.Contains(text, "<|") || (req.Task != Ask && last.HasYes) || last.YesProb < 0 || last.YesProb > 1 {
+			t.Errorf("%v: %q %+v", req, text, last)
+		}
+	}
+}
+
+func BenchmarkBundleDecode(b *testing.B) {
+	m := embedded(b)
+	s := session(b, m)
+	for i := range m.FramesInWindow() {
+		if err := s.AppendFrame(b.Context(), noise(m, uint64(i))); err != nil {
+			b.Fatal(err)
+		}
+	}
+	mark := Mark{s.len, s.frames, s.era}
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.step(b.Context(), 40); err != nil {
+			b.Fatal(err)
+		}
+		if s.len > mark.len+40 {
+			s.rewind(mark)
+		}
+	}
+}
+
+func BenchmarkBundleFrame(b *testing.B) {
+	m := embedded(b)
+	s, v := session(b, m), noise(m, 1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.AppendFrame(context.Background(), v); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
