@@ -16,7 +16,7 @@ type assembler struct {
 	begun    bool
 	sawKey   bool
 	rtp      uint32
-	elapsed  time.Duration
+	ticks    int64 // of the 90 kHz clock since the first unit
 	sps, pps []byte
 }
 
@@ -30,10 +30,11 @@ func (a *assembler) unit(codec media.Codec, data []byte, rtp uint32, at time.Tim
 	}
 	// Signed, so that the clock's wrap is a step forward; never backward.
 	if step := int32(rtp - a.rtp); step > 0 {
-		a.elapsed += time.Duration(step) * time.Second / media.ClockRate
+		a.ticks += int64(step)
 		a.rtp = rtp
 	}
-	p := &media.Packet{Codec: codec, Data: data, At: media.At(at, a.elapsed)}
+	elapsed := time.Duration(a.ticks/media.ClockRate)*time.Second + time.Duration(a.ticks%media.ClockRate)*time.Second/media.ClockRate
+	p := &media.Packet{Codec: codec, Data: data, At: media.At(at, elapsed)}
 	switch codec {
 	case media.H264:
 		p.Key, p.Data = a.h264(data)

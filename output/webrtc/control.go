@@ -202,8 +202,14 @@ func (v *viewer) prompt(ctx context.Context, stream, text string) error {
 	return nil
 }
 
-// hush takes back the prompts of a viewer that has left.
+// hush ends the subscriptions and takes back the prompts of a viewer that has
+// left.
 func (v *viewer) hush() {
+	v.hearing.Lock()
+	for _, f := range v.feeds {
+		f.Close()
+	}
+	v.hearing.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	for s := range v.prompts {

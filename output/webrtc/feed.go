@@ -7,10 +7,6 @@ import (
 	"github.com/lookout-video/lookout/event"
 )
 
-// history is how many past events are looked through for those that a viewer
-// does not have.
-const history = 1024
-
 // subscribe adds streams to what the viewer hears about; "*" is all. after
 // holds the Seq of the last event that the viewer has, by stream.
 func (v *viewer) subscribe(streams []string, after map[string]uint64) {
@@ -21,9 +17,10 @@ func (v *viewer) subscribe(streams []string, after map[string]uint64) {
 
 // listen is subscribe with hearing held; "" is all, as well.
 func (v *viewer) listen(streams []string, after map[string]uint64) {
-	for s, seq := range after {
-		v.last[s] = max(v.last[s], seq)
+	if v.follow == nil { // control was first; events, when it opens, begins anew
+		v.follow = v.newFollower()
 	}
+	v.follow.Has(after)
 	for _, s := range streams {
 		if s == "*" {
 			s = ""
@@ -41,15 +38,8 @@ func (v *viewer) listen(streams []string, after map[string]uint64) {
 		case v.feeds[s] != nil:
 			v.feeds[s].Close()
 		}
-		f := v.srv.bus.Subscribe(event.SubOptions{Stream: s, Queue: history + 256, Replay: history})
+		f := v.follow.Join(v.srv.bus, s)
 		v.feeds[s] = f
-		past := make([]event.Item, 0, len(f.C()))
-		for range cap(past) {
-			if it, ok := <-f.C(); ok {
-				past = append(past, it)
-			}
-		}
-		v.replay(past)
 		v.spawn(func() {
 			for {
 				select {
@@ -73,29 +63,8 @@ func (v *viewer) hearNow(stream string, f *event.Subscription, it event.Item) bo
 	if v.feeds[stream] != f {
 		return false
 	}
-	v.hear(it, "slow")
+	v.follow.Hear(it)
 	return true
-}
-
-// replay tells the past: all of it where the viewer said what it has, the
-// newest of the other streams.
-func (v *viewer) replay(past []event.Item) {
-	left := map[string]int{} // events of the stream still to come
-	for _, it := range past {
-		if it.Event != nil {
-			left[it.Event.Data.Stream]++
-		}
-	}
-	for _, it := range past {
-		if it.Event != nil {
-			s := it.Event.Data.Stream
-			left[s]--
-			if _, known := v.last[s]; !known && left[s] >= v.srv.cfg.Replay {
-				continue
-			}
-		}
-		v.hear(it, "history")
-	}
 }
 
 func (v *viewer) unsubscribe(streams []string) {
@@ -109,37 +78,6 @@ func (v *viewer) unsubscribe(streams []string) {
 			f.Close()
 			delete(v.feeds, s)
 		}
-	}
-}
-
-// hear passes an item on, once, to a viewer that may have it. A gap in the
-// stream's Seq is told, with why as its reason. hearing is held.
-func (v *viewer) hear(it event.Item, why string) {
-	if d := it.Delta; d != nil {
-		if (d.Viewer == "" || d.Viewer == v.id) && v.allowed(View, d.Stream) {
-			v.send(ChannelText, &Message{Type: "delta", Delta: d})
-		}
-		return
-	}
-	ev := it.Event
-	stream, seq := ev.Data.Stream, ev.Data.Seq
-	if !v.allowed(View, stream) {
-		return
-	}
-	if v.pipe(ChannelEvents) == nil {
-		return
-	}
-	last, known := v.last[stream]
-	if known && seq <= last {
-		return
-	}
-	v.last[stream] = seq
-	if known && seq > last+1 {
-		v.lostEvents.Add(seq - last - 1)
-		v.send(ChannelEvents, &Message{Type: "lost", Stream: stream, Events: seq - last - 1, Reason: why})
-	}
-	if ev.Data.Viewer == "" || ev.Data.Viewer == v.id {
-		v.send(ChannelEvents, &Message{Type: "event", Event: ev})
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/output/internal/follow"
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	pion "github.com/pion/webrtc/v4"
@@ -47,9 +48,11 @@ type viewer struct {
 	asked     atomic.Int64
 	asking    chan struct{}
 
+	after *uint64 // PlayRequest.After
+
 	hearing sync.Mutex                     // held while subscriptions change and while they speak
 	feeds   map[string]*event.Subscription // by stream; "" is all
-	last    map[string]uint64              // Seq of the last event seen, by stream
+	follow  *follow.Follower
 
 	mu      sync.Mutex
 	pipes   map[string]*pipe    // open channels, by label
@@ -76,14 +79,11 @@ func (s *Server) Play(ctx context.Context, r PlayRequest) (_ Answer, err error) 
 		lostKey: make(chan struct{}, 1), asking: make(chan struct{}, 2),
 		questions: rate.NewLimiter(rate.Limit(float64(s.cfg.QuestionsPerMinute)/60), max(1, s.cfg.QuestionsPerMinute/4)),
 		requests:  rate.NewLimiter(20, 40),
-		pipes:     map[string]*pipe{}, labels: map[string]struct{}{}, feeds: map[string]*event.Subscription{},
-		last: map[string]uint64{}, prompts: map[string]struct{}{},
+		pipes:     map[string]*pipe{}, labels: map[string]struct{}{}, after: r.After, feeds: map[string]*event.Subscription{},
+		prompts: map[string]struct{}{},
 	}
 	if v.allowed == nil {
 		v.allowed = func(Action, string) bool { return true }
-	}
-	if r.After != nil {
-		v.last[r.Stream] = *r.After
 	}
 	defer func() {
 		if err != nil {
@@ -278,9 +278,27 @@ func (v *viewer) channel(dc *pion.DataChannel) {
 			streams = append(streams, s)
 		}
 		if label == ChannelEvents || label == ChannelText && len(v.feeds) == 0 {
+			v.follow = v.newFollower() // no event has been said before
 			v.listen(streams, nil)
 		}
 	})
+}
+
+func (v *viewer) newFollower() *follow.Follower {
+	f := &follow.Follower{
+		Viewer: v.id, Newest: v.srv.cfg.Replay,
+		Allowed: func(stream string) bool { return v.allowed(View, stream) },
+		Event:   func(e *event.Event) { v.send(ChannelEvents, &Message{Type: "event", Event: e}) },
+		Delta:   func(d *event.Delta) { v.send(ChannelText, &Message{Type: "delta", Delta: d}) },
+		Lost: func(stream string, n uint64, why string) {
+			v.lostEvents.Add(n)
+			v.send(ChannelEvents, &Message{Type: "lost", Stream: stream, Events: n, Reason: why})
+		},
+	}
+	if v.after != nil {
+		f.Has(map[string]uint64{v.stream: *v.after})
+	}
+	return f
 }
 
 func (v *viewer) pipe(label string) *pipe {
