@@ -57,7 +57,12 @@ func TestCodecs(t *testing.T) {
 					t.Errorf("media time goes from %v to %v", at[i-1], at[i])
 				}
 			}
-			if info := r.Info(); info != (Info{Codec: codec, Width: 128, Height: 64, Decoder: "cpu", Duration: 2 * time.Second}) {
+			info := r.Info()
+			if d := info.Duration; d < 1900*time.Millisecond || d > 2100*time.Millisecond {
+				t.Errorf("length %v, want about 2 s", d)
+			}
+			info.Duration = 0
+			if info != (Info{Codec: codec, Width: 128, Height: 64, Decoder: "cpu"}) {
 				t.Errorf("info %+v", info)
 			}
 			// The packets stand alone: another Reader makes the same of them.
