@@ -165,6 +165,31 @@ func TestSlidWindowEqualsAFreshOne(t *testing.T) {
 	}
 }
 
+// A window that is read anew equals one that was filled afresh, in any decoder.
+func TestRecomputeEqualsAFreshWindow(t *testing.T) {
+	m, g := load(t, "half"), goldens(t, "half")
+	again := session(t, m)
+	again.Recompute(true)
+	for i, f := range g.Frames {
+		if err := again.AppendFrame(t.Context(), visual(f)); err != nil {
+			t.Fatal(err)
+		}
+		fresh := session(t, m)
+		for _, f := range g.Frames[max(0, i-3) : i+1] {
+			if err := fresh.AppendFrame(t.Context(), visual(f)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := furthest(firstLogits(t, again, "what?"), firstLogits(t, fresh, "what?")); d > 1e-3 {
+			t.Errorf("after frame %d logits differ by %g", i+1, d)
+		}
+		fresh.Close()
+	}
+	if again.Frames() != 4 {
+		t.Errorf("%d frames", again.Frames())
+	}
+}
+
 // Turning back must not be a no-op, nor the other convention.
 func TestTheWrongRotationShows(t *testing.T) {
 	g := goldens(t, "half")

@@ -32,6 +32,9 @@ type Session struct {
 	sampler      sampler
 	spoken       []int // tokens of the answer so far
 
+	seen      []float32 // visual tokens of the frames in the window, oldest first
+	recompute bool
+
 	len    int // tokens in the cache
 	frames int // among them
 	era    int // counts what makes marks invalid
@@ -53,6 +56,7 @@ func (m *Model) NewSession() (*Session, error) {
 	s := &Session{
 		m: m, turn: make(chan struct{}, 1), mask: make([]int64, d.MaxContext), ids: make([]int64, d.MaxContext), x: make([]float32, d.MaxContext*d.Width),
 		logits: make([]float32, rows*d.Vocab), plans: map[int]*plan{}, spoken: make([]int, 0, d.MaxContext),
+		seen: make([]float32, d.FramesInWindow*m.perFrame*d.Width),
 	}
 	for range d.Layers {
 		s.keys = append(s.keys, make([]float32, d.KVHeads*d.MaxContext*d.HeadDim))
@@ -203,21 +207,41 @@ func (s *Session) AppendFrame(ctx context.Context, visual tensor.View[float32]) 
 		return err
 	}
 	defer s.give()
+	again := 0 // frames to read once more, before the new one
 	if s.frames == d.FramesInWindow {
 		s.evict()
+		if s.recompute {
+			again = s.frames
+			s.len, s.frames = 1, 0
+		}
 	}
-	n := 1 + s.m.perFrame
+	size := s.m.perFrame * d.Width
+	copy(s.seen[(s.frames+again)*size:], visual.Data)
+	n := (again + 1) * (1 + s.m.perFrame)
 	p, err := s.plan(n)
 	if err == nil {
-		copy(s.x, s.m.frame)
-		copy(s.x[d.Width:], visual.Data)
+		for i := range again + 1 {
+			x := s.x[i*(size+d.Width):]
+			copy(x, s.m.frame)
+			copy(x[d.Width:], s.seen[(s.frames+i)*size:(s.frames+i+1)*size])
+		}
 		err = s.run(ctx, p, n)
 	}
 	if err != nil {
 		return fmt.Errorf("llm: append frame: %w", err)
 	}
-	s.frames++
+	s.frames += again + 1
 	return nil
+}
+
+// Recompute makes the session read its whole window anew whenever the oldest
+// frame leaves it, where it would move what is cached. The frames that stay
+// then forget what they saw of the one that left, as in training; an update
+// costs a window in place of a frame.
+func (s *Session) Recompute(on bool) {
+	s.turn <- struct{}{}
+	defer s.give()
+	s.recompute = on
 }
 
 // evict cuts the oldest frame's block out of the cache.
@@ -235,6 +259,7 @@ func (s *Session) evict() {
 			s.m.turn(s.keys[l][head+to*d.HeadDim : head+(to+kept)*d.HeadDim])
 		}
 	}
+	copy(s.seen, s.seen[s.m.perFrame*d.Width:])
 	s.len -= block
 	s.frames--
 	s.era++
