@@ -206,6 +206,21 @@ func (m *Manager) keep(c configs.Stream) {
 	m.kept.Streams = append(m.kept.Streams, c)
 }
 
+// Stop ends all streams and waits for them. They stay listed, with their
+// figures; nothing is forgotten.
+func (m *Manager) Stop() {
+	m.mu.Lock()
+	var all []*run
+	for _, r := range m.running {
+		r.cancel()
+		all = append(all, r)
+	}
+	m.mu.Unlock()
+	for _, r := range all {
+		<-r.done
+	}
+}
+
 // Get gives a running stream.
 func (m *Manager) Get(name string) (*Stream, error) {
 	m.mu.Lock()
