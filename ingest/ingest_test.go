@@ -253,6 +253,7 @@ func TestDamagedVideoCostsFramesNotTheStream(t *testing.T) {
 }
 
 func TestOpenAndCloseLeakNothing(t *testing.T) {
+	whole := packetsOf(t, "counting-hevc.mp4")
 	fds := func() int { d, _ := os.ReadDir("/proc/self/fd"); return len(d) }
 	rss := func() (kb int) {
 		debug.FreeOSMemory() // Go's own garbage is not what is looked for
@@ -273,7 +274,23 @@ func TestOpenAndCloseLeakNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			readAll(t, r, 5)
+			if _, err := r.Still(0, 32); err != nil {
+				t.Fatal(err)
+			}
 			r.Close()
+			tap := media.NewTap(0)
+			for _, p := range whole[:2] {
+				tap.Publish(p)
+			}
+			tc := NewTranscoder(TranscodeConfig{}, tap)
+			ctx, cancel := context.WithCancel(t.Context())
+			sub, done := tc.Tap().Subscribe(), make(chan error, 1)
+			go func() { done <- tc.Run(ctx) }()
+			if _, err := sub.Next(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			<-done
 			if _, err := Open(t.Context(), Config{URL: "testdata/audio.wav"}); err == nil {
 				t.Fatal("audio opened as video")
 			}

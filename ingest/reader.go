@@ -172,7 +172,7 @@ func Open(ctx context.Context, cfg Config) (*Reader, error) {
 
 func newReader(cfg Config) *Reader {
 	cfg.setDefaults()
-	astiav.SetLogLevel(astiav.LogLevelFatal)
+	astiav.SetLogLevel(astiav.LogLevelQuiet)
 	tap := cfg.Tap
 	if tap == nil {
 		tap = cfg.Packets
