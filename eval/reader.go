@@ -69,6 +69,9 @@ func (l *lexicon) read(text string) *reading {
 	return r
 }
 
+// maxEntities bounds what one text may name.
+const maxEntities = 100
+
 // parser walks over one sentence.
 type parser struct {
 	r     *reading
@@ -94,6 +97,7 @@ func (l *lexicon) sentence(r *reading, s []string) error {
 		return fmt.Errorf("%q is no word that can be checked", unknown)
 	}
 	p := &parser{r: r, atoms: atoms}
+	said := len(r.scene) + len(r.absent)
 	var joined bool // right after "and"
 	for p.i < len(p.atoms) {
 		a := p.atoms[p.i]
@@ -171,6 +175,9 @@ func (l *lexicon) sentence(r *reading, s []string) error {
 		joined = false
 	}
 	p.flush()
+	if len(p.subject)+len(r.scene)+len(r.absent) == said {
+		return errors.New("says nothing")
+	}
 	return nil
 }
 
@@ -369,6 +376,9 @@ func (p *parser) noun() ([]*entity, error) {
 		if len(back) > 0 && (!plural || len(back) >= g.n) {
 			return back, nil
 		}
+	}
+	if len(p.r.entities)+g.n > maxEntities {
+		return nil, errors.New("names more than can be counted")
 	}
 	out := make([]*entity, g.n)
 	for i := range out {
