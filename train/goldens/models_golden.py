@@ -233,6 +233,7 @@ def text_config(s, cls, **kw):
 
 def answer(model, golden, case, inputs):
     """Logits at the prompt's end and greedy tokens, from the reference's own generate."""
+    inputs = {k: v for k, v in inputs.items() if k != "token_type_ids"}
     with torch.no_grad():
         out = model(**inputs)
         case["logits"] = golden.put(out.logits[0, -1])
