@@ -74,7 +74,12 @@ func Open(b *model.Bundle, env *ort.Env) (*Encoder, error) {
 	if e.s, err = env.Load(b, "encoder.onnx", ort.Options{Outputs: []string{"tokens", "image_embed", "patch_embed", "distance"}}); err != nil {
 		return nil, fmt.Errorf("encoder: %s: %w", b.Name, err)
 	}
-	if _, err := e.binding(1); err != nil {
+	// A first run shows whether the graph fits the manifest.
+	first, err := e.binding(1)
+	if err == nil {
+		err = first.Step(context.Background())
+	}
+	if err != nil {
 		e.s.Close()
 		return nil, fmt.Errorf("encoder: %s: the graph does not fit the manifest: %w", b.Name, err)
 	}

@@ -288,3 +288,30 @@ func TestLocate(t *testing.T) {
 		t.Error("a text of 3 was taken")
 	}
 }
+
+func TestGraphThatDoesNotFitTheManifest(t *testing.T) {
+	b, env := testmodel.Bundle(t), testmodel.Env(t)
+	b.Manifest.Encoder.Embed++
+	if _, err := Open(b, env); err == nil || !strings.Contains(err.Error(), "encoder.onnx") || !strings.Contains(err.Error(), "does not fit the manifest") {
+		t.Error(err)
+	}
+	if _, err := OpenText(b, env); err == nil || !strings.Contains(err.Error(), "text.onnx") || !strings.Contains(err.Error(), "does not fit the manifest") {
+		t.Error(err)
+	}
+}
+
+func TestMemoryIsFlat(t *testing.T) {
+	b, env := testmodel.Bundle(t), testmodel.Env(t)
+	testmodel.Flat(t, 15, 24<<10, func() {
+		e, err := Open(b, env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Encode(t.Context(), []*media.Frame{picture(e, 1)}, e.NewOutput(1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -624,3 +624,36 @@ func BenchmarkBundleFrame(b *testing.B) {
 		}
 	}
 }
+
+func TestMemoryIsFlat(t *testing.T) {
+	m := embedded(t)
+	frame := noise(m, 1)
+	t.Run("sessions", func(t *testing.T) {
+		testmodel.Flat(t, 150, 8<<10, func() {
+			s, err := m.NewSession()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.AppendFrame(t.Context(), frame); err != nil {
+				t.Fatal(err)
+			}
+			answerOf(t, s, Request{Task: Ask, Question: "a?", MaxTokens: 2})
+			s.Close()
+		})
+	})
+	t.Run("frames", func(t *testing.T) {
+		s := session(t, m)
+		testmodel.Flat(t, 500, 4<<10, func() {
+			if err := s.AppendFrame(t.Context(), frame); err != nil {
+				t.Fatal(err)
+			}
+		})
+		// Prompts of many lengths do not pile up bindings.
+		for n := range 60 {
+			answerOf(t, s, Request{Task: Ask, Question: strings.Repeat("a ", n+1), MaxTokens: 1})
+		}
+		if len(s.plans) > keptPlans {
+			t.Errorf("%d plans kept", len(s.plans))
+		}
+	})
+}

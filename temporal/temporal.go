@@ -38,13 +38,16 @@ func Open(b *model.Bundle, env *ort.Env) (*Module, error) {
 	if mod.s, err = env.Load(b, "temporal.onnx", ort.Options{Outputs: []string{"visual", "new_k", "new_v", "state"}}); err != nil {
 		return nil, fmt.Errorf("temporal: %s: %w", b.Name, err)
 	}
-	// A first stream shows whether the graph fits the manifest.
+	// A first step shows whether the graph fits the manifest.
 	s, err := mod.NewStream()
+	if err == nil {
+		err = s.b.Step(context.Background())
+		s.Close()
+	}
 	if err != nil {
 		mod.s.Close()
 		return nil, fmt.Errorf("%s: the graph does not fit the manifest: %w", b.Name, err)
 	}
-	s.Close()
 	return mod, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -266,5 +267,30 @@ func TestNovelty(t *testing.T) {
 	}
 	if most < 0.09 || kept != 2*patches {
 		t.Errorf("a slow drift: novelty at most %v, kept %d", most, kept)
+	}
+}
+
+func TestMemoryIsFlat(t *testing.T) {
+	m := open(t)
+	x := tokens(m, 1)
+	testmodel.Flat(t, 40, 24<<10, func() { // a ring is 5 MB: one or two may wait for the collector
+		s, err := m.NewStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2 {
+			if _, err := s.Step(t.Context(), m.at(i), x); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.Close()
+	})
+}
+
+func TestGraphThatDoesNotFitTheManifest(t *testing.T) {
+	b, env := testmodel.Bundle(t), testmodel.Env(t)
+	b.Manifest.Encoder.Dim++
+	if _, err := Open(b, env); err == nil || !strings.Contains(err.Error(), "temporal.onnx") || !strings.Contains(err.Error(), "does not fit the manifest") {
+		t.Error(err)
 	}
 }

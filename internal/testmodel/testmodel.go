@@ -4,7 +4,9 @@ package testmodel
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"runtime"
 	"testing"
 
 	"github.com/lookout-video/lookout/internal/ort"
@@ -45,4 +47,35 @@ func Env(t testing.TB) *ort.Env {
 		}
 	})
 	return e
+}
+
+// ResidentKB is the memory that this process holds now, C's included.
+func ResidentKB(t testing.TB) int {
+	t.Helper()
+	runtime.GC()
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		t.Skip("needs /proc")
+	}
+	var size, resident int
+	if _, err := fmt.Sscan(string(b), &size, &resident); err != nil {
+		t.Fatal(err)
+	}
+	return resident * os.Getpagesize() / 1024
+}
+
+// Flat fails the test when calling f again and again makes the process grow:
+// it compares after a fifth of the calls and after all.
+func Flat(t testing.TB, calls, mayGrowKB int, f func()) {
+	t.Helper()
+	for range calls / 5 {
+		f()
+	}
+	before := ResidentKB(t)
+	for range calls - calls/5 {
+		f()
+	}
+	if grown := ResidentKB(t) - before; grown > mayGrowKB {
+		t.Errorf("the process grew by %d KB over %d calls", grown, calls-calls/5)
+	}
 }
