@@ -587,7 +587,7 @@ func TestClock(t *testing.T) {
 	var c clock
 	c.start(&stream{par: &astiav.CodecParameters{}, base: astiav.NewRational(1, 1000), rate: 25}, time.Minute)
 	c.shown = -1
-	no := int64(astiav.NoPtsValue)
+	var no int64 = astiav.NoPtsValue
 	for i, p := range []struct {
 		pts, dts int64
 		want     time.Duration // after the minute

@@ -80,8 +80,8 @@ func TestSupervisedEndsWithItsContext(t *testing.T) {
 func TestBackOffGrowsToItsBound(t *testing.T) {
 	s := Supervise(Config{MinWait: 100 * time.Millisecond, MaxWait: time.Second})
 	defer s.Close()
-	for i, full := range []time.Duration{100, 200, 400, 800, 1000, 1000} {
-		full *= time.Millisecond
+	for i, ms := range []int{100, 200, 400, 800, 1000, 1000} {
+		full := time.Duration(ms) * time.Millisecond
 		if d := s.backOff(); d < full/2 || d > full {
 			t.Errorf("wait %d is %v, want between %v and %v", i, d, full/2, full)
 		}
