@@ -103,26 +103,35 @@ type LLM struct {
 
 // Web is the HTTP server with the page, the API and WebRTC.
 type Web struct {
-	Listen   string            `yaml:"listen" json:"listen" doc:"address; off-loopback needs a token or users"`
-	Token    string            `yaml:"token" json:"token" doc:"access token; better from LOOKOUT_WEB_TOKEN"`
-	Users    map[string]string `yaml:"users" json:"users" doc:"user: bcrypt hash of the password"`
-	Insecure bool              `yaml:"insecure" json:"insecure" doc:"listen off-loopback without either"`
-	TLSCert  string            `yaml:"tls_cert" json:"tls_cert" doc:"certificate file, or 'self' for a self-made one"`
-	TLSKey   string            `yaml:"tls_key" json:"tls_key" doc:"key file"`
-	Origins  []string          `yaml:"origins" json:"origins" doc:"further origins that may use the API"`
-	WebRTC   WebRTC            `yaml:"webrtc" json:"webrtc" doc:"how viewers are reached"`
+	Listen   string    `yaml:"listen" json:"listen" doc:"address; off-loopback needs a token or accounts"`
+	Token    string    `yaml:"token" json:"token" doc:"access token for everything; better from LOOKOUT_WEB_TOKEN"`
+	Accounts []Account `yaml:"accounts" json:"accounts" doc:"who may come in, and do what"`
+	Insecure bool      `yaml:"insecure" json:"insecure" doc:"listen off-loopback without either"`
+	TLSCert  string    `yaml:"tls_cert" json:"tls_cert" doc:"certificate file, or 'self' for a self-made one"`
+	TLSKey   string    `yaml:"tls_key" json:"tls_key" doc:"key file"`
+	Origins  []string  `yaml:"origins" json:"origins" doc:"further origins that may use the API"`
+	WebRTC   WebRTC    `yaml:"webrtc" json:"webrtc" doc:"how viewers are reached"`
+}
+
+// Account is somebody who may come in.
+type Account struct {
+	User         string              `yaml:"user" json:"user" doc:"name of a person"`
+	PasswordHash string              `yaml:"password_hash" json:"password_hash" doc:"bcrypt, as htpasswd -nbB prints it"`
+	TokenEnv     string              `yaml:"token_env" json:"token_env" doc:"environment variable with a program's token, instead"`
+	Allow        map[string][]string `yaml:"allow" json:"allow" doc:"view, publish, ask by stream; * is every stream; empty: everything"`
 }
 
 // WebRTC says how media reaches viewers.
 type WebRTC struct {
-	ICEServers []string `yaml:"ice_servers" json:"ice_servers" doc:"stun: and turn: addresses"`
-	UDPPort    int      `yaml:"udp_port" json:"udp_port" doc:"one UDP port for all viewers; 0: any"`
-	PortMin    int      `yaml:"port_min" json:"port_min" doc:"lowest UDP port"`
-	PortMax    int      `yaml:"port_max" json:"port_max" doc:"highest UDP port"`
-	TCPPort    int      `yaml:"tcp_port" json:"tcp_port" doc:"fallback over TCP; 0: off"`
-	NATAddress string   `yaml:"nat_address" json:"nat_address" doc:"public address of this machine"`
-	MDNS       bool     `yaml:"mdns" json:"mdns" doc:"resolve .local candidates"`
-	MaxViewers int      `yaml:"max_viewers" json:"max_viewers" doc:"viewers at once"`
+	ICEServers    []string `yaml:"ice_servers" json:"ice_servers" doc:"stun: and turn: addresses"`
+	Addresses     []string `yaml:"addresses" json:"addresses" doc:"local addresses that media goes over; empty: those that the page listens on"`
+	UDPPort       int      `yaml:"udp_port" json:"udp_port" doc:"one UDP port for all viewers; 0: any"`
+	PortMin       uint16   `yaml:"port_min" json:"port_min" doc:"lowest UDP port"`
+	PortMax       uint16   `yaml:"port_max" json:"port_max" doc:"highest UDP port"`
+	TCPPort       int      `yaml:"tcp_port" json:"tcp_port" doc:"fallback over TCP; 0: off"`
+	NATAddresses  []string `yaml:"nat_addresses" json:"nat_addresses" doc:"public addresses of this machine"`
+	HideAddresses bool     `yaml:"hide_addresses" json:"hide_addresses" doc:"give viewers mDNS names instead of local addresses"`
+	MaxSessions   int      `yaml:"max_sessions" json:"max_sessions" doc:"viewers and publishers at once"`
 }
 
 // Redis is where events go.
@@ -141,17 +150,18 @@ type Redis struct {
 
 // Webhook posts events.
 type Webhook struct {
-	URL       string        `yaml:"url" json:"url" doc:"address that gets each event; empty: off"`
-	SecretEnv string        `yaml:"secret_env" json:"secret_env" doc:"environment variable with the key that signs (HMAC-SHA256)"`
-	Timeout   time.Duration `yaml:"timeout" json:"timeout" doc:"of one request"`
+	URL       string   `yaml:"url" json:"url" doc:"address that gets each event; empty: off"`
+	SecretEnv string   `yaml:"secret_env" json:"secret_env" doc:"environment variable with the key that signs (HMAC-SHA256)"`
+	Types     []string `yaml:"types" json:"types" doc:"kinds of events sent: description, answer, alert, label, status; empty: all"`
 }
 
 // MQTT publishes events.
 type MQTT struct {
-	URL         string `yaml:"url" json:"url" doc:"tcp:// or ssl:// broker; empty: off"`
+	URL         string `yaml:"url" json:"url" doc:"mqtt:// or mqtts:// broker; empty: off"`
 	Topic       string `yaml:"topic" json:"topic" doc:"first part of the topic; the stream's name follows"`
 	Username    string `yaml:"username" json:"username" doc:"of the broker"`
 	PasswordEnv string `yaml:"password_env" json:"password_env" doc:"environment variable with the password"`
+	Retain      bool   `yaml:"retain" json:"retain" doc:"the broker keeps the newest event of each topic"`
 }
 
 // Outbox bounds what waits for a sink that is away.
@@ -187,9 +197,8 @@ func Default() Config {
 		Device:    "auto",
 		StateDir:  defaultStateDir(),
 		LLM:       LLM{Backend: "local", Timeout: 30 * time.Second, Concurrency: 2},
-		Web:       Web{Listen: "127.0.0.1:8080", WebRTC: WebRTC{MDNS: true, MaxViewers: 64}},
+		Web:       Web{Listen: "127.0.0.1:8080", WebRTC: WebRTC{MaxSessions: 128}},
 		Redis:     Redis{Prefix: "lookout", MaxLen: 100_000},
-		Webhook:   Webhook{Timeout: 10 * time.Second},
 		MQTT:      MQTT{Topic: "lookout"},
 		Outbox:    Outbox{MaxEvents: 100_000, MaxBytes: 256 << 20},
 		Evidence:  Evidence{MaxBytes: 1 << 30, MaxAge: 7 * 24 * time.Hour},
@@ -317,11 +326,10 @@ func (c Config) Redacted() Config {
 	c.Redis.URL = media.RedactURL(c.Redis.URL)
 	c.Webhook.URL = media.RedactURL(c.Webhook.URL)
 	c.MQTT.URL = media.RedactURL(c.MQTT.URL)
-	users := map[string]string{}
-	for u := range c.Web.Users {
-		users[u] = "xxxxx"
+	c.Web.Accounts = slices.Clone(c.Web.Accounts)
+	for i := range c.Web.Accounts {
+		hide(&c.Web.Accounts[i].PasswordHash)
 	}
-	c.Web.Users = users
 	c.Streams = slices.Clone(c.Streams)
 	for i := range c.Streams {
 		c.Streams[i].URL = media.RedactURL(c.Streams[i].URL)

@@ -35,7 +35,8 @@ func TestExampleHoldsTheDefaults(t *testing.T) {
 // The stream in the example is commented out; it too must be true.
 func TestExampleStreamHoldsTheDefaults(t *testing.T) {
 	var b bytes.Buffer
-	for line := range strings.Lines(string(Example)) {
+	head, _, _ := strings.Cut(string(Example), "\nmodel:")
+	for line := range strings.Lines(head) {
 		switch {
 		case strings.HasPrefix(line, "streams: []"):
 			b.WriteString("streams:\n")
@@ -150,7 +151,7 @@ func TestEnvironment(t *testing.T) {
 		c.LLM.Timeout != 3*time.Second || !c.Web.Insecure || c.Device != "cpu" {
 		t.Errorf("got %+v", c)
 	}
-	for _, bad := range []string{"LOOKOUT_LLM_TIMEOUT=soon", "LOOKOUT_THREADS=two", "LOOKOUT_WEB_INSECURE=perhaps", "LOOKOUT_WEB_USERS=a"} {
+	for _, bad := range []string{"LOOKOUT_LLM_TIMEOUT=soon", "LOOKOUT_THREADS=two", "LOOKOUT_WEB_INSECURE=perhaps", "LOOKOUT_WEB_WEBRTC_PORT_MIN=70000"} {
 		name, _, _ := strings.Cut(bad, "=")
 		if err := applyEnv(&c, []string{bad}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: got %v", bad, err)

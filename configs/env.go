@@ -89,6 +89,12 @@ func set(v reflect.Value, s string) error {
 			return fmt.Errorf("%q is no number", s)
 		}
 		v.SetFloat(f)
+	case reflect.Uint16:
+		n, err := strconv.ParseUint(s, 10, 16)
+		if err != nil {
+			return fmt.Errorf("%q is no port", s)
+		}
+		v.SetUint(n)
 	case reflect.Slice:
 		var list []string
 		for w := range strings.SplitSeq(s, ",") {

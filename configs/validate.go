@@ -65,16 +65,25 @@ func (c *Config) Validate() error {
 		host, _, err := net.SplitHostPort(c.Web.Listen)
 		if err != nil {
 			bad("web.listen", "%q is not host:port", c.Web.Listen)
-		} else if !loopback(host) && c.Web.Token == "" && len(c.Web.Users) == 0 && !c.Web.Insecure {
-			bad("web.listen", "%s can be reached from outside: set web.token (LOOKOUT_WEB_TOKEN) or web.users, or web.insecure: true if that is meant", c.Web.Listen)
+		} else if !loopback(host) && c.Web.Token == "" && len(c.Web.Accounts) == 0 && !c.Web.Insecure {
+			bad("web.listen", "%s can be reached from outside: set web.token (LOOKOUT_WEB_TOKEN) or web.accounts, or web.insecure: true if that is meant", c.Web.Listen)
 		}
 	}
 	if (c.Web.TLSCert == "") != (c.Web.TLSKey == "") && c.Web.TLSCert != "self" {
 		bad("web.tls_key", "tls_cert and tls_key come together; tls_cert: self makes both")
 	}
-	for u, h := range c.Web.Users {
-		if !strings.HasPrefix(h, "$2") {
-			bad("web.users."+u, "must be a bcrypt hash, as `htpasswd -nbB user password` prints after the colon")
+	for i, a := range c.Web.Accounts {
+		key := fmt.Sprintf("web.accounts[%d]", i)
+		switch {
+		case a.TokenEnv != "" && os.Getenv(a.TokenEnv) == "":
+			bad(key+".token_env", "the variable %s is not set", a.TokenEnv)
+		case a.TokenEnv == "" && (a.User == "" || !strings.HasPrefix(a.PasswordHash, "$2")):
+			bad(key, "needs token_env, or user and password_hash (bcrypt, as `htpasswd -nbB user password` prints after the colon)")
+		}
+		for stream, acts := range a.Allow {
+			for _, act := range acts {
+				oneOf(key+".allow."+stream, act, "view", "publish", "ask")
+			}
 		}
 	}
 	if c.Web.WebRTC.PortMin > c.Web.WebRTC.PortMax {

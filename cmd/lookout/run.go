@@ -48,11 +48,11 @@ changed and removed on the page or by the API while it runs; that is kept.`,
 			if err != nil {
 				return err
 			}
-			s, err := server.New(server.Options{Config: conf, Models: e.Models, Open: e.Opener(log), Sources: e, Log: log, UntilDone: until})
+			s, err := server.New(server.Options{Config: conf, Models: e.Models, Open: e.Opener(log), Sources: e, Log: log, UntilDone: until, Version: version()})
 			if err != nil {
 				return errors.Join(err, e.Close())
 			}
-			if a := s.Addr(); a != "" {
+			if s.URL() != "" {
 				log.Info("the page is open", "address", s.URL(), "streams", len(conf.Streams), "model", e.Models.Info.Name, "device", e.Runtime.Device())
 			}
 			return errors.Join(s.Run(cmd.Context()), s.Close(), e.Close())

@@ -245,9 +245,6 @@ func (b *backend) Still(_ context.Context, stream string, frame uint64, width in
 	if err == nil {
 		return jpeg, nil
 	}
-	if kept, kerr := b.s.snapshot(stream, frame); kerr == nil {
-		return kept, nil
-	}
 	return nil, fmt.Errorf("%w: frame %d of stream %s is not kept any more", webrtc.ErrNotFound, frame, stream)
 }
 

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lookout-video/lookout/configs"
@@ -39,6 +41,8 @@ type Options struct {
 	// UntilDone ends Run when every stream has ended. It defaults to false: a
 	// server waits for streams that are added.
 	UntilDone bool
+	// Version is shown on the page.
+	Version string
 	// History is how many events of each stream late joiners can get.
 	// It defaults to 500.
 	History int
@@ -50,19 +54,24 @@ type Server struct {
 	bus      *event.Bus
 	seq      *event.Sequencer
 	emitter  *event.Emitter
-	boxes    []*outbox.Outbox
+	boxes    []box
 	index    *search.Index
 	evidence *evidence.Store
 	batcher  *pipeline.Batcher
 	manager  *pipeline.Manager
-	rtc      *webrtc.Server
+	registry *prometheus.Registry
 	web      *web.Server
-	listener net.Listener
 
 	ctx     context.Context // of Run
 	ready   chan struct{}
 	kept    chan keepJob
 	keepers sync.WaitGroup
+}
+
+// box is the outbox in front of one sink.
+type box struct {
+	name string
+	*outbox.Outbox
 }
 
 // keepJob is an event on its way to the index and the evidence on disk.
@@ -78,7 +87,7 @@ func New(o Options) (_ *Server, err error) {
 	if o.History <= 0 {
 		o.History = 500
 	}
-	s := &Server{o: o, bus: event.NewBus(o.History), ready: make(chan struct{}), kept: make(chan keepJob, 256)}
+	s := &Server{o: o, bus: event.NewBus(o.History), ready: make(chan struct{}), kept: make(chan keepJob, 256), registry: prometheus.NewRegistry()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -109,6 +118,7 @@ func New(o Options) (_ *Server, err error) {
 	s.batcher = pipeline.NewBatcher(o.Models.Encoder, o.Models.Info, min(max(len(c.Streams), 1), 8))
 	s.manager = pipeline.NewManager(&pipeline.Deps{Models: o.Models, Batcher: s.batcher, Emitter: s.emitter, Bus: s.bus, Open: o.Open, Log: o.Log, Keep: s.keep,
 		MaxTokens: c.LLM.MaxTokens}, c.StateDir)
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), metrics{s})
 	return s, s.openWeb()
 }
 
@@ -117,13 +127,13 @@ func (s *Server) openSinks() ([]event.Publisher, error) {
 	c := s.o.Config
 	var outs []event.Publisher
 	add := func(name string, sink outbox.Sink, linger time.Duration) error {
-		box, err := outbox.Open(outbox.Config{Path: filepath.Join(c.StateDir, "outbox-"+name+".db"), Name: name, MaxEvents: c.Outbox.MaxEvents, MaxBytes: c.Outbox.MaxBytes,
+		o, err := outbox.Open(outbox.Config{Path: filepath.Join(c.StateDir, "outbox-"+name+".db"), Name: name, MaxEvents: c.Outbox.MaxEvents, MaxBytes: c.Outbox.MaxBytes,
 			Linger: linger, Lost: s.lost, Log: s.o.Log}, sink)
 		if err != nil {
 			return errors.Join(err, sink.Close())
 		}
-		s.boxes = append(s.boxes, box)
-		outs = append(outs, chosen{box, name, c.Streams})
+		s.boxes = append(s.boxes, box{name, o})
+		outs = append(outs, chosen{o, name, c.Streams})
 		return nil
 	}
 	if c.Redis.URL != "" || len(c.Redis.Addrs) > 0 {
@@ -137,7 +147,7 @@ func (s *Server) openSinks() ([]event.Publisher, error) {
 		}
 	}
 	if c.Webhook.URL != "" {
-		w, err := webhook.Open(webhook.Config{URL: c.Webhook.URL, Secret: os.Getenv(c.Webhook.SecretEnv), Timeout: c.Webhook.Timeout})
+		w, err := webhook.Open(webhook.Config{URL: c.Webhook.URL, Secret: os.Getenv(c.Webhook.SecretEnv), Types: c.Webhook.Types})
 		if err != nil {
 			return nil, err
 		}
@@ -146,7 +156,7 @@ func (s *Server) openSinks() ([]event.Publisher, error) {
 		}
 	}
 	if c.MQTT.URL != "" {
-		m, err := mqtt.Open(mqtt.Config{URL: c.MQTT.URL, Topic: c.MQTT.Topic, Username: c.MQTT.Username, Password: os.Getenv(c.MQTT.PasswordEnv)})
+		m, err := mqtt.Open(mqtt.Config{URL: c.MQTT.URL, Topic: c.MQTT.Topic, Username: c.MQTT.Username, Password: os.Getenv(c.MQTT.PasswordEnv), Retain: c.MQTT.Retain})
 		if err != nil {
 			return nil, err
 		}
@@ -213,19 +223,60 @@ func (s *Server) keeper() {
 			}
 		}
 		if s.evidence != nil && len(job.jpeg) > 0 {
-			if _, err := s.evidence.Save(job.ev, job.jpeg); err != nil {
+			d := job.ev.Data
+			if _, err := s.evidence.Put(d.Stream, d.EventID, d.Evidence[len(d.Evidence)-1], job.jpeg); err != nil {
 				s.o.Log.Error("a snapshot is not kept", "event", job.ev.ID, "error", err)
 			}
 		}
 	}
 }
 
-// Addr is the address that the page is served at, empty when it is not.
-func (s *Server) Addr() string {
-	if s.listener == nil {
+// openWeb opens the page's address; an empty web.listen leaves it out.
+func (s *Server) openWeb() error {
+	c := s.o.Config.Web
+	if c.Listen == "" {
+		return nil
+	}
+	conf := web.Config{Listen: c.Listen, Insecure: c.Insecure, TLSCert: c.TLSCert, TLSKey: c.TLSKey, StateDir: s.o.Config.StateDir, Origins: c.Origins,
+		Version: s.o.Version, Registry: s.registry, Log: s.o.Log,
+		WebRTC: webrtc.Config{Addresses: c.WebRTC.Addresses, UDPPort: c.WebRTC.UDPPort, UDPPortMin: c.WebRTC.PortMin, UDPPortMax: c.WebRTC.PortMax, TCPPort: c.WebRTC.TCPPort,
+			NATAddresses: c.WebRTC.NATAddresses, HideAddresses: c.WebRTC.HideAddresses, MaxSessions: c.WebRTC.MaxSessions, Log: s.o.Log}}
+	if host, _, err := net.SplitHostPort(c.Listen); err == nil && len(conf.WebRTC.Addresses) == 0 {
+		if ip := net.ParseIP(host); ip != nil && !ip.IsUnspecified() {
+			conf.WebRTC.Addresses = []string{host} // media goes where the page does
+		} else if host == "localhost" {
+			conf.WebRTC.Addresses = []string{"127.0.0.1"}
+		}
+	}
+	for _, u := range c.WebRTC.ICEServers {
+		conf.WebRTC.ICEServers = append(conf.WebRTC.ICEServers, webrtc.ICEServer{URLs: []string{u}})
+	}
+	if c.Token != "" {
+		conf.Accounts = append(conf.Accounts, web.Account{User: "token", Token: c.Token})
+	}
+	for _, a := range c.Accounts {
+		acc := web.Account{User: a.User, Hash: a.PasswordHash, Token: os.Getenv(a.TokenEnv)}
+		if len(a.Allow) > 0 {
+			acc.Allow = map[string][]webrtc.Action{}
+			for stream, acts := range a.Allow {
+				for _, act := range acts {
+					acc.Allow[stream] = append(acc.Allow[stream], webrtc.Action(act))
+				}
+			}
+		}
+		conf.Accounts = append(conf.Accounts, acc)
+	}
+	var err error
+	s.web, err = web.New(conf, &backend{s: s, transcod: map[string]*transcode{}}, s.bus)
+	return err
+}
+
+// URL is the page's address, empty when it is not served.
+func (s *Server) URL() string {
+	if s.web == nil {
 		return ""
 	}
-	return s.listener.Addr().String()
+	return s.web.URL()
 }
 
 // Bus carries all events and deltas.
@@ -259,7 +310,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	front, fctx := errgroup.WithContext(ctx)
 	if s.web != nil {
-		front.Go(func() error { return s.web.Serve(fctx, s.listener) })
+		front.Go(func() error { return s.web.Run(fctx) })
 	}
 	front.Go(func() error {
 		defer cancel()
@@ -277,13 +328,8 @@ func (s *Server) Run(ctx context.Context) error {
 // Close frees all. Run must have returned.
 func (s *Server) Close() error {
 	var errs []error
-	if s.rtc != nil {
-		errs = append(errs, s.rtc.Close())
-	}
-	if s.listener != nil {
-		if err := s.listener.Close(); !errors.Is(err, net.ErrClosed) {
-			errs = append(errs, err)
-		}
+	if s.web != nil {
+		errs = append(errs, s.web.Close())
 	}
 	close(s.kept)
 	s.keepers.Wait()
