@@ -61,7 +61,7 @@ func (t *tally) proportion() Score {
 				d := float64(t.right[c]) - p*float64(t.all[c])
 				v += d * d
 			}
-			v *= k / (k - 1) / (n * n)
+			v /= n * n
 			eff = n / max(1, v/(p*(1-p)/n))
 		}
 	}
