@@ -28,23 +28,7 @@ func open(t testing.TB) *Encoder {
 	return e
 }
 
-// picture is a frame of stripes and a block; each n gives another.
-func picture(e *Encoder, n int) *media.Frame {
-	f := &media.Frame{}
-	f.Reset(e.Size())
-	for y := range f.Height {
-		for x := range f.Width {
-			for c := range 3 {
-				v := (x*(c+1) + y*3 + n*37) % 200
-				if bx := (n * 23) % (f.Width - 40); x >= bx && x < bx+40 && y > 60 && y < 100 {
-					v = 255 - 60*c
-				}
-				f.Pix[(y*f.Width+x)*3+c] = uint8(v)
-			}
-		}
-	}
-	return f
-}
+func picture(e *Encoder, n int) *media.Frame { return testmodel.Picture(n, e.width, e.height) }
 
 func furthest(a, b []float32) float64 {
 	if len(a) != len(b) {
@@ -89,6 +73,34 @@ func TestBatchesGiveWhatSingleFramesGive(t *testing.T) {
 	}
 	if furthest(all.Tokens.At(0).Data, all.Tokens.At(1).Data) < 0.01 {
 		t.Error("two pictures gave the same tokens")
+	}
+}
+
+func TestEncoderGoldens(t *testing.T) {
+	b := testmodel.Bundle(t)
+	g, e := testmodel.Golden(t, b), open(t)
+	for n, want := range g.Encoder {
+		o := e.NewOutput(1)
+		if err := e.Encode(t.Context(), []*media.Frame{picture(e, n)}, o); err != nil {
+			t.Fatal(err)
+		}
+		testmodel.Near(t, "image embedding", o.Image.Data, want.Image)
+		testmodel.Near(t, "distance", o.Distance, []float32{want.Distance})
+		for i, p := range g.Patches {
+			testmodel.Near(t, "tokens", o.Tokens.At(0).At(p).Data, want.Tokens[i])
+			testmodel.Near(t, "patch embedding", o.PatchEmbed.At(0).At(p).Data, want.Patch[i])
+		}
+	}
+}
+
+func TestTextGoldens(t *testing.T) {
+	g, x := testmodel.Golden(t, testmodel.Bundle(t)), openText(t)
+	for _, want := range g.Text {
+		got, err := x.Embed(t.Context(), []string{want.Text})
+		if err != nil {
+			t.Fatal(err)
+		}
+		testmodel.Near(t, want.Text, got[0], want.Embed)
 	}
 }
 

@@ -47,14 +47,15 @@ func OpenText(b *model.Bundle, env *ort.Env) (*Text, error) {
 	return t, nil
 }
 
-// Embed gives each text's place, of unit length.
+// Embed gives each text's place, of unit length. Texts are read in lower case,
+// as the tower was trained, and as far as the bundle's clip.max_tokens.
 func (t *Text) Embed(ctx context.Context, texts []string) ([][]float32, error) {
 	if len(texts) == 0 {
 		return nil, nil
 	}
 	rows, long := make([][]int, len(texts)), 0
 	for i, s := range texts {
-		rows[i] = t.tok.Encode(strings.TrimSpace(s), false)
+		rows[i] = t.tok.Encode(strings.ToLower(strings.TrimSpace(s)), false)
 		if len(rows[i]) == 0 {
 			return nil, fmt.Errorf("encoder: text %d is empty", i)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -577,6 +578,20 @@ func TestBundleReadsAlikeInOneRunAndByToken(t *testing.T) {
 		if err := s.Rewind(mark); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func TestBundleGoldens(t *testing.T) {
+	g, m := testmodel.Golden(t, testmodel.Bundle(t)), embedded(t)
+	s := session(t, m)
+	for n, want := range g.Logits {
+		if err := s.AppendFrame(t.Context(), testmodel.Visual(n, m.perFrame, m.dec.Width)); err != nil {
+			t.Fatal(err)
+		}
+		testmodel.Near(t, fmt.Sprintf("logits after frame %d", n+1), firstLogits(t, s, g.Question), want)
+	}
+	if len(g.Logits) <= m.FramesInWindow() {
+		t.Error("the goldens evict nothing")
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/lookout-video/lookout/internal/ort"
 	"github.com/lookout-video/lookout/internal/testmodel"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/tensor"
@@ -147,6 +148,45 @@ func TestRingEqualsKeepingAllFrames(t *testing.T) {
 	}
 	if moved == 0 && testmodel.Bundle(t).Version != "untrained" {
 		t.Error("the past changes nothing")
+	}
+}
+
+// From pixels: encoder and temporal module against the goldens. The encoder's
+// graph is run here by hand, since stages do not import each other.
+func TestTemporalGoldens(t *testing.T) {
+	b := testmodel.Bundle(t)
+	g, env, im := testmodel.Golden(t, b), testmodel.Env(t), b.Manifest.Image
+	m, err := Open(b, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enc, err := env.Load(b, "encoder.onnx", ort.Options{Outputs: []string{"tokens"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := enc.NewBinding()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, s := tensor.Make[float32](1, m.patches, m.dim), stream(t, m)
+	if err := ort.Bind(run, "tokens", x); err != nil {
+		t.Fatal(err)
+	}
+	for n, want := range g.Temporal {
+		pix := tensor.View[uint8]{Shape: tensor.Shape{1, im.Height, im.Width, 3}, Data: testmodel.Picture(n, im.Width, im.Height).Pix}
+		if err := ort.Bind(run, "pixels", pix); err != nil {
+			t.Fatal(err)
+		}
+		if err := run.Step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Step(t.Context(), m.at(want.Tick), x.At(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		testmodel.Near(t, "first visual token", got.Visual.At(0).Data, want.Visual[0])
+		testmodel.Near(t, "last visual token", got.Visual.At(m.tokens-1).Data, want.Visual[1])
+		testmodel.Near(t, "state", got.State.At(g.Patches[1]).Data, want.State)
 	}
 }
 

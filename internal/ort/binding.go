@@ -47,8 +47,7 @@ func (s *Session) NewBinding() (*Binding, error) {
 
 // Bind puts v behind the input or output called name, in place of what was
 // there. Type and shape must be the graph's; uint16 also holds float16 and
-// bfloat16 bits. The first len elements of v.Data that the shape needs are
-// used.
+// bfloat16 bits. v.Data may be longer than the shape needs.
 func Bind[T tensor.Element](b *Binding, name string, v tensor.View[T]) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 
 	ortgo "github.com/yalue/onnxruntime_go"
@@ -98,8 +99,8 @@ func Open(cfg Config) (*Env, error) {
 		ortgo.SetSharedLibraryPath(lib)
 		// Failures come back as errors; the library need not print them too.
 		if err := ortgo.InitializeEnvironment(ortgo.WithLogLevelFatal()); err != nil {
-			if ortgo.GetVersion() != "" {
-				return nil, fmt.Errorf("ort: %s is ONNX Runtime %s, 1.24 or newer is needed: run `make deps`", lib, ortgo.GetVersion())
+			if strings.Contains(err.Error(), "ORT API base") { // the one sign of it; the version itself is gone with the library
+				return nil, fmt.Errorf("ort: %s is older than ONNX Runtime 1.24, which is needed: run `make deps`", lib)
 			}
 			return nil, fmt.Errorf("ort: load %s: %w: run `make deps`", lib, err)
 		}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -316,6 +318,41 @@ func TestLibraryThatIsNotThere(t *testing.T) {
 	if defaultLibrary == "" {
 		if _, err := findLibrary(""); err == nil || !strings.Contains(err.Error(), "make deps") {
 			t.Error(err)
+		}
+	}
+}
+
+// A library that knows only older interfaces answers GetApi with NULL. It is
+// loaded in a process of its own, since a process loads one library.
+func TestLibraryThatIsTooOld(t *testing.T) {
+	if os.Getenv("LOOKOUT_TEST_OPEN") != "" {
+		_, err := Open(Config{Device: "cpu"})
+		fmt.Println(err)
+		return
+	}
+	dir := t.TempDir()
+	old, none := filepath.Join(dir, "libonnxruntime.so.1.17.0"), filepath.Join(dir, "libnone.so")
+	for lib, code := range map[string]string{
+		old: `static const void *api(unsigned v) { return 0; }
+static const char *version(void) { return "1.17.0"; }
+static struct { const void *(*a)(unsigned); const char *(*v)(void); } base = {api, version};
+const void *OrtGetApiBase(void) { return &base; }`,
+		none: `int nothing;`,
+	} {
+		cmd := exec.Command("cc", "-shared", "-fPIC", "-x", "c", "-o", lib, "-")
+		cmd.Stdin = strings.NewReader(code)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	for lib, want := range map[string]string{
+		old: "is older than ONNX Runtime 1.24, which is needed: run `make deps`", none: "OrtGetApiBase",
+	} {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestLibraryThatIsTooOld$")
+		cmd.Env = append(os.Environ(), "LOOKOUT_TEST_OPEN=1", "LOOKOUT_ONNXRUNTIME="+lib)
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) || !strings.Contains(string(out), lib) {
+			t.Errorf("%v: %s", err, out)
 		}
 	}
 }

@@ -25,12 +25,10 @@ type Source struct {
 	Hash string
 }
 
-// Options of a Session. The zero value suits a graph that runs often.
+// Options of a Session.
 type Options struct {
 	// Outputs are the names that runs compute. It defaults to all.
 	Outputs []string
-	// Unoptimised runs the graph as it is written, to compare against.
-	Unoptimised bool
 }
 
 // Session is a loaded graph. Its bindings may run from many goroutines.
@@ -78,7 +76,7 @@ func (e *Env) NewSession(src Source, opt Options) (*Session, error) {
 	if e.closed {
 		return nil, ErrClosed
 	}
-	if s.s, err = e.load(src, opt, s.Inputs, s.Outputs); err != nil {
+	if s.s, err = e.load(src, s.Inputs, s.Outputs); err != nil {
 		return nil, fmt.Errorf("ort: load %s: %w", src.Name, err)
 	}
 	e.sessions[s] = struct{}{}
@@ -87,13 +85,10 @@ func (e *Env) NewSession(src Source, opt Options) (*Session, error) {
 
 // load builds the session, from the graph prepared for this machine if there
 // is one, else from the source, keeping what was prepared.
-func (e *Env) load(src Source, opt Options, ins, outs []Info) (*ortgo.DynamicAdvancedSession, error) {
-	level := ortgo.GraphOptimizationLevel(ortgo.GraphOptimizationLevelEnableAll)
-	if opt.Unoptimised {
-		level = ortgo.GraphOptimizationLevelDisableAll
-	}
+func (e *Env) load(src Source, ins, outs []Info) (*ortgo.DynamicAdvancedSession, error) {
+	const level = ortgo.GraphOptimizationLevelEnableAll
 	keep := ""
-	if e.cfg.CacheDir != "" && src.Hash != "" && !opt.Unoptimised {
+	if e.cfg.CacheDir != "" && src.Hash != "" {
 		keep = filepath.Join(e.cfg.CacheDir, preparedName(src.Hash, e.Version(), e.Device()))
 		if _, err := os.Stat(keep); err == nil {
 			s, err := e.build(Source{Path: keep}, ortgo.GraphOptimizationLevelDisableAll, "", ins, outs)
@@ -194,9 +189,6 @@ var cpuID = sync.OnceValue(func() string {
 	}
 	return strings.Join(id, "")
 })
-
-// Name is the model's name.
-func (s *Session) Name() string { return s.name }
 
 // Input describes the input called name.
 func (s *Session) Input(name string) (Info, error) {
