@@ -103,3 +103,16 @@ func FuzzParseClip(f *testing.F) {
 		}
 	})
 }
+
+// The documentation's clip is one that is read.
+func TestDocumentedClip(t *testing.T) {
+	doc, err := os.ReadFile("../docs/eval.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, ok := strings.Cut(string(doc), "```json\n")
+	text, _, _ = strings.Cut(text, "```")
+	if c, err := parseClip([]byte(text)); !ok || err != nil || len(c.Describe) == 0 {
+		t.Errorf("%v in the documentation's clip: %s", err, text)
+	}
+}
