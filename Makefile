@@ -1,10 +1,14 @@
 # `make help` lists the targets.
 GO ?= go
 ENV := eval "$$(scripts/deps.sh env)"
+LDFLAGS = -X github.com/lookout-video/lookout/internal/ort.defaultLibrary=$$LOOKOUT_ONNXRUNTIME
 
-.PHONY: help deps env build test lint
+.PHONY: help demo deps env build test test-browser test-kill lint fuzz
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+demo: build ## the bundled video with everything embedded: page, words, Redis
+	bin/lookout demo
 
 deps: ## install or build what this machine lacks (kept in ~/.cache/lookout)
 	@scripts/deps.sh
@@ -13,13 +17,25 @@ env: ## print the exports that plain go commands need: eval "$$(make -s env)"
 	@scripts/deps.sh env
 
 build: deps ## put the program at bin/lookout
-	$(ENV); $(GO) build -ldflags "-X github.com/lookout-video/lookout/internal/ort.defaultLibrary=$$LOOKOUT_ONNXRUNTIME" -o bin/lookout ./cmd/lookout
+	$(ENV); $(GO) build -ldflags "$(LDFLAGS)" -o bin/lookout ./cmd/lookout
+
+test: ## run all tests
+	@scripts/deps.sh test
+	$(ENV); $(GO) vet ./... && $(GO) test -race -timeout 20m ./...
+	CGO_ENABLED=0 $(GO) build ./media ./tensor ./event ./configs ./eval ./pipeline
+
+test-browser: ## the page in a real Chromium alone
+	@scripts/deps.sh test
+	$(ENV); $(GO) test -run Browser -v ./output/web
+
+test-kill: ## kill Lookout and Redis at random for two minutes; the last line is JSON
+	@scripts/deps.sh test
+	$(ENV); $(GO) run ./output/redis/killtest -for 2m
 
 lint: ## run golangci-lint, as .golangci.yml says
 	@scripts/deps.sh lint
 	$(ENV); "$$(scripts/deps.sh lint-path)" run ./...
 
-test: ## run all tests
-	@scripts/deps.sh test
-	$(ENV); $(GO) vet ./... && $(GO) test -race ./...
-	CGO_ENABLED=0 $(GO) build ./media ./tensor ./event ./pipeline
+fuzz: ## each fuzz target for ten seconds
+	$(ENV); for t in $$(grep -rlE '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$t/*_test.go | cut -c6-); do $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime 10s $$t || exit 1; done; done
