@@ -74,8 +74,8 @@ func (s *Session) Generate(ctx context.Context, req Request) iter.Seq2[Piece, er
 			return
 		}
 		defer s.give()
-		mark := Mark{s.len, s.frames, s.era}
-		defer s.rewind(mark)
+		n := s.len
+		defer func() { s.len = n }()
 		if err := s.answer(ctx, req, func(p Piece) bool { return yield(p, nil) }); err != nil {
 			yield(Piece{}, err)
 		}

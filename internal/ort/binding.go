@@ -79,11 +79,11 @@ func Bind[T tensor.Element](b *Binding, name string, v tensor.View[T]) error {
 		err = b.io.BindOutput(name, val)
 	}
 	if err != nil {
-		val.Destroy()
+		free(val)
 		return fmt.Errorf("ort: %s: bind %q: %w", b.s.name, name, err)
 	}
 	if slot[i] != nil {
-		slot[i].Destroy()
+		free(slot[i])
 	}
 	slot[i], b.ready = val, false
 	return nil
@@ -166,13 +166,15 @@ func (b *Binding) interruptible(ctx context.Context) error {
 	}
 	told := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		b.opts.Terminate()
+		_ = b.opts.Terminate() // fails on nil only
 		close(told)
 	})
 	err := b.s.s.RunWithOptions(b.ins, b.outs, b.opts)
 	if !stop() {
 		<-told
-		b.opts.UnsetTerminate()
+		if again := b.opts.UnsetTerminate(); again != nil {
+			return again
+		}
 		if err != nil {
 			return ctx.Err()
 		}
@@ -207,17 +209,21 @@ func (b *Binding) Close() error {
 	b.s.mu.Lock()
 	delete(b.s.bindings, b)
 	b.s.mu.Unlock()
-	b.io.Destroy()
+	free(b.io)
 	for _, list := range [][]ortgo.Value{b.ins, b.outs} {
 		for i, v := range list {
 			if v != nil {
-				v.Destroy()
+				free(v)
 				list[i] = nil
 			}
 		}
 	}
 	if b.opts != nil {
-		b.opts.Destroy()
+		free(b.opts)
 	}
 	return nil
 }
+
+// free lets go of what the library holds. Destroy fails only on what was freed
+// before.
+func free(v interface{ Destroy() error }) { _ = v.Destroy() }

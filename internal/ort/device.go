@@ -63,7 +63,7 @@ func appendCUDA(o *ortgo.SessionOptions, gpu int) error {
 	if err != nil {
 		return err
 	}
-	defer c.Destroy()
+	defer free(c)
 	if err := c.Update(map[string]string{"device_id": strconv.Itoa(gpu)}); err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func probeCUDA(library string, gpu int) error {
 	if err != nil {
 		return err
 	}
-	defer o.Destroy()
+	defer free(o)
 	if err := keepSignals(func() error { return appendCUDA(o, gpu) }); err != nil {
 		return fmt.Errorf("start the CUDA provider: %w", err)
 	}

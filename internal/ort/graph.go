@@ -213,6 +213,6 @@ func readGraphFile(path string) (inputs, outputs []Info, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	defer syscall.Munmap(m)
+	defer func() { _ = syscall.Munmap(m) }()
 	return readGraph(m)
 }

@@ -296,10 +296,10 @@ func TestDevice(t *testing.T) {
 	if _, err := Open(Config{Device: "cuda:1"}); err == nil || !strings.Contains(err.Error(), `device "cuda:1": no NVIDIA driver`) {
 		t.Errorf("cuda without a GPU: %v", err)
 	}
-	var log bytes.Buffer
-	e := open(t, Config{Device: "auto", Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	if e.Device() != "cpu" || strings.Count(log.String(), "running on the CPU") != 1 {
-		t.Errorf("auto: %s, log %q", e.Device(), log.String())
+	var said bytes.Buffer
+	e := open(t, Config{Device: "auto", Logger: slog.New(slog.NewTextHandler(&said, nil))})
+	if e.Device() != "cpu" || strings.Count(said.String(), "running on the CPU") != 1 {
+		t.Errorf("auto: %s, log %q", e.Device(), said.String())
 	}
 }
 

@@ -126,7 +126,7 @@ func (e *Env) build(src Source, level ortgo.GraphOptimizationLevel, keep string,
 	if err != nil {
 		return nil, err
 	}
-	defer o.Destroy()
+	defer free(o)
 	set := func(f func() error) {
 		if err == nil {
 			err = f()
