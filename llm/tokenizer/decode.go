@@ -36,7 +36,7 @@ func newDecodeStep(raw json.RawMessage) (step func([]string) []string, bytes boo
 			for _, t := range tokens {
 				b = appendByteLevel(b, t)
 			}
-			return []string{valid(string(b))}
+			return []string{Valid(string(b))}
 		}, true, nil
 	case "ByteFallback":
 		return byteFallback, false, nil
@@ -186,14 +186,14 @@ func (s *Stream) Add(id int) string {
 			break
 		}
 	}
-	out := valid(string(s.pending[:n]))
+	out := Valid(string(s.pending[:n]))
 	s.pending = append(s.pending[:0], s.pending[n:]...)
 	return out
 }
 
 // Flush ends the text: a rune left open becomes U+FFFD.
 func (s *Stream) Flush() string {
-	out := valid(string(s.pending))
+	out := Valid(string(s.pending))
 	s.pending, s.started = nil, false
 	return out
 }

@@ -279,7 +279,7 @@ func FuzzEncode(f *testing.F) {
 			}
 			// A byte-level vocabulary without a normalizer loses nothing.
 			if plain := tok.Encode(text, false); i == 0 {
-				if got := tok.Decode(plain); got != valid(text) {
+				if got := tok.Decode(plain); got != Valid(text) {
 					t.Fatalf("%q came back as %q", text, got)
 				}
 			}
