@@ -150,6 +150,9 @@ func (s *Server) Close() error {
 	return s.rtc.Close()
 }
 
+// Routes lists the patterns that are served, as "METHOD /path".
+func (s *Server) Routes() []string { return s.routes }
+
 // handler routes all requests. Each pattern is in openapi.yaml.
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()

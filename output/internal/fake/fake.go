@@ -318,6 +318,19 @@ func (b *Backend) Publish(_ context.Context, stream string, _ media.Codec) (webr
 	return s, nil
 }
 
+// Published are the streams that somebody publishes now.
+func (b *Backend) Published() map[string]*Sink {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := map[string]*Sink{}
+	for name, s := range b.Sinks {
+		if _, closed := s.Packets(); !closed {
+			out[name] = s
+		}
+	}
+	return out
+}
+
 // Sink is the newest publication of stream, or nil.
 func (b *Backend) Sink(stream string) *Sink {
 	b.mu.Lock()
