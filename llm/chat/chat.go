@@ -3,9 +3,8 @@
 //
 // Templates are Jinja, rendered by gonja in the way the reference library
 // renders them: white space around blocks trimmed, Python's string methods,
-// its JSON, raise_exception, strftime_now, break and continue. Two things are
-// beyond gonja: a conditional expression inside brackets (New says so), and a
-// break or continue after output, which takes that turn's output with it.
+// its JSON, raise_exception, strftime_now, break and continue. One construct is
+// beyond gonja's parser: a conditional expression inside brackets. New says so.
 package chat
 
 import (

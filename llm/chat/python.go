@@ -46,7 +46,7 @@ var environment = func() *exec.Environment {
 func stringMethods(builtin *exec.MethodSet[string]) *exec.MethodSet[string] {
 	own := map[string]exec.Method[string]{}
 	for _, name := range []string{
-		"capitalize", "center", "count", "endswith", "find", "format", "isalnum", "isalpha", "isdigit", "islower", "isspace", "isupper",
+		"capitalize", "center", "endswith", "find", "format", "isalnum", "isalpha", "isdigit", "islower", "isspace", "isupper",
 		"join", "ljust", "lower", "partition", "removeprefix", "removesuffix", "rfind", "rjust", "rpartition", "rsplit",
 		"splitlines", "startswith", "swapcase", "title", "upper", "zfill",
 	} {
@@ -71,6 +71,9 @@ func stringMethods(builtin *exec.MethodSet[string]) *exec.MethodSet[string] {
 		}
 	}
 	own["split"] = split
+	own["count"] = func(self string, _ *exec.Value, args *exec.VarArgs) (any, error) {
+		return strings.Count(self, args.First().String()), nil
+	}
 	own["replace"] = func(self string, _ *exec.Value, args *exec.VarArgs) (any, error) {
 		if len(args.Args) < 2 {
 			return nil, errors.New("replace takes what and by what")

@@ -145,12 +145,12 @@ CONSTRUCTS = """{#- a comment -#}
     {% if m.role == 'system' %}
       {% continue %}
     {% endif %}
-    {% set ns.users = ns.users + m.role.count('user') %}
+    {% if m.role == 'user' %}{% set ns.users = ns.users + 1 %}{% endif %}
     {% set ns.last = m.content.split('\\n')[-1] %}
+  {{ turn(m.role, m.content) }}
     {% if ns.users >= 2 %}
       {% break %}
     {% endif %}
-  {{ turn(m.role, m.content) }}
   {% endfor %}
 {{ ns.users }}|{{ ns.last.rstrip() }}|{{ messages[-1].content | length }}
 {{ messages | map(attribute='role') | join(', ') }}
