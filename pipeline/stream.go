@@ -69,6 +69,7 @@ type Stream struct {
 	// sourceMu keeps the source from being closed under a Still.
 	sourceMu sync.RWMutex
 	closed   bool
+	last     SourceCounters // when closed
 }
 
 // maxAsks and maxPrompts bound what viewers may load on a stream.
@@ -117,7 +118,7 @@ func (s *Stream) Run(ctx context.Context) error {
 // finish frees the source and answers those who still wait.
 func (s *Stream) finish() {
 	s.sourceMu.Lock()
-	s.closed = true
+	s.closed, s.last = true, s.src.Counters()
 	s.src.Close()
 	s.sourceMu.Unlock()
 	s.tap.Close()
@@ -307,7 +308,7 @@ func (s *Stream) Snapshot() Snapshot {
 	}
 	s.sourceMu.RLock()
 	defer s.sourceMu.RUnlock()
-	if !s.closed {
+	if out.Counters = s.last; !s.closed {
 		out.Counters = s.src.Counters()
 	}
 	return out

@@ -53,6 +53,9 @@ func withEngine(ctx context.Context, g *global, do func(ctx context.Context, e *
 	if err != nil {
 		return err
 	}
+	if g.level == "" {
+		conf.Log.Level = "warn" // whoever asks one thing wants one answer
+	}
 	log := logger(conf.Log)
 	e, err := engine.Open(conf, log)
 	if err != nil {

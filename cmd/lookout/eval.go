@@ -27,9 +27,9 @@ each score means, and how to label clips of your own.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withEngine(cmd.Context(), g, func(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, _ *slog.Logger) error {
-				progress := func(done, total int, what string) {
+				progress := func(done, total int) {
 					if isTerminal(os.Stderr) {
-						fmt.Fprintf(os.Stderr, "\r\033[K%d/%d %s", done, total, what)
+						fmt.Fprintf(os.Stderr, "\r\033[K%d/%d clips", done, total)
 						if done == total {
 							fmt.Fprint(os.Stderr, "\r\033[K")
 						}

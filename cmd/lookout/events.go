@@ -93,7 +93,7 @@ func eventsCommand(g *global) *cobra.Command {
 			return err
 		},
 	}
-	c.AddCommand(tail, replay, lag, schema, searchCommand(g))
+	c.AddCommand(tail, replay, lag, schema)
 	return c
 }
 

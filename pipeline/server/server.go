@@ -339,9 +339,6 @@ func (s *Server) Close() error {
 	if s.index != nil {
 		errs = append(errs, s.index.Close())
 	}
-	if s.evidence != nil {
-		errs = append(errs, s.evidence.Close())
-	}
 	s.bus.Close()
 	if s.seq != nil {
 		errs = append(errs, s.seq.Close())
