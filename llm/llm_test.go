@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unicode/utf8"
 
 	"go.uber.org/goleak"
 
@@ -671,4 +672,80 @@ func TestMemoryIsFlat(t *testing.T) {
 			t.Errorf("%d plans kept", len(s.plans))
 		}
 	})
+}
+
+// The scripted decoder says what testdata/make.py has it say.
+func TestAnswers(t *testing.T) {
+	s := session(t, load(t, "scripted"))
+	yes := func(logit float64) float64 { return 1 / (1 + math.Exp(-logit/2)) } // the bundle's temperature is 2
+	for name, c := range map[string]struct {
+		req    Request
+		text   string
+		last   Piece
+		pieces int
+	}{
+		"text":        {Request{Task: Describe}, "hé!", Piece{Tokens: 5, Stop: StopEnd}, 4},
+		"nothing":     {Request{Task: Changes}, "", Piece{First: true, Nothing: true, Stop: StopEnd}, 1},
+		"yes":         {Request{Task: Ask, Question: "Y"}, "yes", Piece{YesProb: yes(2), HasYes: true, Tokens: 1, Stop: StopEnd}, 2},
+		"no":          {Request{Task: Ask, Question: " n "}, "no", Piece{YesProb: yes(-4), HasYes: true, Tokens: 1, Stop: StopEnd}, 2},
+		"cannot tell": {Request{Task: Ask, Question: "c"}, "", Piece{First: true, CannotTell: true, YesProb: 0.5, Stop: StopEnd}, 1},
+		"circles":     {Request{Task: Ask, Question: "r"}, "aaaaaaaa", Piece{YesProb: 0.5, Tokens: 8, Stop: StopRepeat}, 8},
+		"length":      {Request{Task: Ask, Question: "r", MaxTokens: 3}, "aaa", Piece{YesProb: 0.5, Tokens: 3, Stop: StopLength}, 3},
+		"half a rune": {Request{Task: Ask, Question: "o", MaxTokens: 1}, "\uFFFD", Piece{First: true, YesProb: 0.5, Tokens: 1, Stop: StopLength}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var text string
+			var last Piece
+			n := 0
+			for p, err := range s.Generate(t.Context(), c.req) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !utf8.ValidString(p.Text) || (p.First != (n == 0)) {
+					t.Errorf("piece %d: %+v", n, p)
+				}
+				text, last = text+p.Text, p
+				n++
+			}
+			if last.Text = ""; math.Abs(last.YesProb-c.last.YesProb) < 1e-6 {
+				last.YesProb = c.last.YesProb
+			}
+			if text != c.text || last != c.last || n != c.pieces {
+				t.Errorf("%q in %d pieces, last %+v; want %q in %d, %+v", text, n, last, c.text, c.pieces, c.last)
+			}
+		})
+	}
+	for _, err := range s.Generate(t.Context(), Request{Task: Ask, Question: "i"}) {
+		if !errors.Is(err, ErrNaN) {
+			t.Errorf("infinite logits: %v", err)
+		}
+	}
+	if _, last := answerOf(t, s, Request{Task: Changes}); !last.Nothing {
+		t.Errorf("after a failed answer: %+v", last)
+	}
+}
+
+// A consumer that stops in the middle leaves a session that others can use.
+func TestLeavingTheLoop(t *testing.T) {
+	s := session(t, load(t, "scripted"))
+	for range s.Generate(t.Context(), Request{Task: Describe}) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := s.AppendFrame(ctx, tensor.Make[float32](4, 32)); !errors.Is(err, context.Canceled) {
+			t.Errorf("a taken session: %v", err)
+		}
+		break
+	}
+	if text, _ := answerOf(t, s, Request{Task: Describe}); text != "hé!" {
+		t.Errorf("%q", text)
+	}
+	func() {
+		defer func() { _ = recover() }()
+		for range s.Generate(t.Context(), Request{Task: Describe}) {
+			panic("in the loop")
+		}
+	}()
+	if text, _ := answerOf(t, s, Request{Task: Describe}); text != "hé!" {
+		t.Errorf("after a panic: %q", text)
+	}
 }

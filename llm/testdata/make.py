@@ -119,14 +119,12 @@ class Reference:
             del self.k[i][frm:to], self.v[i][frm:to]
 
 
-def bundle(name, layers, interleaved, rotary, seed):
+def write(name, tok, dec, table, layers, interleaved, rotary):
     d = os.path.join(here, name)
     os.makedirs(d, exist_ok=True)
-    tok = tokenizer()
     vocab = tok.get_vocab_size()
-    w, cos, sin = weights(layers, vocab, rotary, seed)
-    save(decoder(w, cos, sin, layers, vocab, interleaved), os.path.join(d, "decoder.onnx"))
-    save(model("embed", [h.make_node("Gather", ["table", "input_ids"], ["inputs_embeds"])], [("input_ids", T.INT64, ["B", "S"])], [("inputs_embeds", T.FLOAT, ["B", "S", C])], [nh.from_array(w["embed"], "table")]), os.path.join(d, "embed.onnx"))
+    save(dec, os.path.join(d, "decoder.onnx"))
+    save(model("embed", [h.make_node("Gather", ["table", "input_ids"], ["inputs_embeds"])], [("input_ids", T.INT64, ["B", "S"])], [("inputs_embeds", T.FLOAT, ["B", "S", C])], [nh.from_array(table, "table")]), os.path.join(d, "embed.onnx"))
     tok.save(os.path.join(d, "tokenizer.json"))
     for f in ("encoder.onnx", "temporal.onnx", "text.onnx"):
         open(os.path.join(d, f), "w").write("not used by llm\n")
@@ -141,6 +139,14 @@ def bundle(name, layers, interleaved, rotary, seed):
         "tokens": ids, "clip": {"logit_scale": 10, "logit_bias": -5, "max_tokens": 16, "templates": ["{}"], "labels": []}, "domain": {"threshold": 1, "description": "noise"},
         "calibration": {"yesno_temperature": 2}, "generation": {"max_new_tokens": 16}, "precision": "fp32", "trained_on": "nothing", "scores": {}}
     json.dump(manifest, open(os.path.join(d, "manifest.json"), "w"), indent=1)
+    return d, ids
+
+
+def bundle(name, layers, interleaved, rotary, seed):
+    tok = tokenizer()
+    vocab = tok.get_vocab_size()
+    w, cos, sin = weights(layers, vocab, rotary, seed)
+    d, ids = write(name, tok, decoder(w, cos, sin, layers, vocab, interleaved), w["embed"], layers, interleaved, rotary)
 
     r = np.random.default_rng(seed + 1)
     frames = r.standard_normal((11, TOK, C)).astype(np.float32).round(4)
@@ -159,6 +165,46 @@ def bundle(name, layers, interleaved, rotary, seed):
     json.dump({"question": "is it?", "frames": frames.astype(float).round(4).tolist(), "logits": steps}, open(os.path.join(d, "golden.json"), "w"))
 
 
+def scripted():
+    """A decoder that follows a script: the tokens of a run, summed, give the logits of the next one."""
+    tok = tokenizer()
+    vocab, at = tok.get_vocab_size(), {}
+    table, head = np.zeros((vocab, C), np.float32), np.zeros((C, vocab), np.float32)
+
+    def follow(token, **after):
+        i = tok.token_to_id(token)
+        at.setdefault(token, len(at))
+        table[i, at[token]] = 2
+        for t, logit in after.items():
+            head[at[token], tok.token_to_id(f"<|{t}|>" if t in SPECIAL else t)] = logit / 2
+
+    sp = chr(0x120)  # how the byte-level alphabet spells a space
+    follow("<|describe|>", **{sp: 9})        # " hé!" and the end: a space in front, a rune of two tokens
+    follow(sp, h=9)
+    follow("h", **{chr(0xC3): 9})
+    follow(chr(0xC3), **{chr(0xA9): 9})
+    follow(chr(0xA9), **{"!": 9})
+    follow("!", end=9)
+    follow("<|changes|>", nothing=9, frame=20)  # a control token is likelier, and must not be spoken
+    follow("<|ask|>")
+    follow("y", yes=6, no=4)
+    follow("n", yes=2, no=6)
+    follow("c", cannot_tell=9)
+    follow("yes", end=9)
+    follow("no", end=9)
+    follow("r", a=9)                          # "aaaa..." for ever
+    follow("a", a=9)
+    follow("i", a=6e38)                       # more than a float32 holds
+    follow("o", **{chr(0xC3): 9})             # half a rune, when one token is all it may say
+    nodes = [h.make_node("ReduceSum", ["inputs_embeds", "ax1"], ["sum"], keepdims=1), h.make_node("MatMul", ["sum", "head"], ["logits"])]
+    nodes += [h.make_node("Identity", [f"past_key_values.0.{kv}"], [f"present.0.{kv}"]) for kv in ("key", "value")]
+    cache = lambda d: [(f"{d}.0.{kv}", T.FLOAT, ["B", KVH, SMAX, HD]) for kv in ("key", "value")]
+    dec = model("script", nodes, [("inputs_embeds", T.FLOAT, ["B", "S", C]), ("attention_mask", T.INT64, ["B", "total"])] + cache("past_key_values"),
+                [("logits", T.FLOAT, ["B", 1, vocab])] + cache("present"), [nh.from_array(head, "head"), nh.from_array(np.array([1]), "ax1")])
+    write("scripted", tok, dec, table, 1, False, HD)
+
+
+scripted()
 bundle("half", 2, False, HD, 1)
 bundle("interleaved", 2, True, HD, 2)
 # One layer: its keys and values depend on their own token alone, so a fresh session over the same frames must agree too.
