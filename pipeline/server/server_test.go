@@ -1,0 +1,239 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/lookout-video/lookout/assets"
+	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/output/redis"
+	"github.com/lookout-video/lookout/output/webrtc"
+	"github.com/lookout-video/lookout/pipeline/engine"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// start runs a Server on the bundled video with a real Redis and a webhook.
+func start(t *testing.T, change func(*configs.Config)) (*Server, *backend, configs.Config, func()) {
+	t.Helper()
+	dir := t.TempDir()
+	video := filepath.Join(dir, "demo.mp4")
+	if err := os.WriteFile(video, assets.Demo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := configs.Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.StateDir, c.Web.Listen = filepath.Join(dir, "state"), "127.0.0.1:0"
+	s := configs.DefaultStream()
+	s.Name, s.URL, s.Loop = "yard", video, true
+	c.Streams = []configs.Stream{s}
+	if change != nil {
+		change(&c)
+	}
+	log := slog.New(slog.DiscardHandler)
+	e, err := engine.Open(c, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := New(Options{Config: c, Models: e.Models, Open: e.Opener(log), Sources: e, Log: log})
+	if err != nil {
+		t.Fatal(errors.Join(err, e.Close()))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- srv.Run(ctx) }()
+	<-srv.ready
+	var once sync.Once
+	stop := func() {
+		once.Do(func() {
+			cancel()
+			if err := errors.Join(<-done, srv.Close(), e.Close()); err != nil {
+				t.Error(err)
+			}
+			http.DefaultClient.CloseIdleConnections()
+		})
+	}
+	t.Cleanup(stop)
+	return srv, &backend{s: srv, transcod: map[string]*transcode{}}, c, stop
+}
+
+func TestEverythingSaidReachesEverySink(t *testing.T) {
+	r, err := redis.StartPrivate(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var mu sync.Mutex
+	posted := map[string]bool{}
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		var ev event.Event
+		b, _ := io.ReadAll(req.Body)
+		if json.Unmarshal(b, &ev) == nil {
+			mu.Lock()
+			posted[ev.ID] = true
+			mu.Unlock()
+		}
+	}))
+	defer hook.Close()
+	s, b, c, stop := start(t, func(c *configs.Config) {
+		c.Redis.URL, c.Webhook.URL = r.URL(), hook.URL
+		c.Streams[0].Labels = []string{"a person", "a dog"}
+	})
+	sub := s.Bus().Subscribe(event.SubOptions{Queue: 1000, Replay: 1000})
+	waitFor(t, "some events", func() bool { sn := s.manager.All()[0].Snapshot(); return sn.Events >= 6 && sn.Words > 0 })
+
+	hits, err := b.Search(t.Context(), "person", "yard", 5)
+	if err != nil {
+		t.Error(err)
+	}
+	waitFor(t, "a search that finds something", func() bool {
+		hits, err = b.Search(t.Context(), "person", "yard", 5)
+		return err == nil && len(hits) > 0
+	})
+	s.Manager().Stop()
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sub.Close()
+	said := map[string]bool{}
+	var last uint64
+	for it := range sub.C() {
+		if it.Event != nil {
+			said[it.Event.ID] = true
+			if it.Event.Data.Seq <= last {
+				t.Errorf("seq %d after %d", it.Event.Data.Seq, last)
+			}
+			last = it.Event.Data.Seq
+		}
+	}
+	rc := RedisConfig(c.Redis)
+	client, err := redis.Open(rc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	inRedis := 0
+	for e, err := range client.Replay(t.Context(), redis.ReplayOptions{Stream: "yard"}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		inRedis++
+		if !said[e.Event.ID] {
+			t.Errorf("Redis has %s, which was not said", e.Event.ID)
+		}
+	}
+	mu.Lock()
+	if len(said) == 0 || inRedis != len(said) || len(posted) != len(said) {
+		t.Errorf("said %d, in Redis %d, posted %d", len(said), inRedis, len(posted))
+	}
+	mu.Unlock()
+	stop()
+	pictures, _ := filepath.Glob(filepath.Join(c.StateDir, "evidence", "yard", "*", "*.jpg"))
+	if len(pictures) == 0 {
+		t.Error("no evidence was kept")
+	}
+}
+
+func TestBackend(t *testing.T) {
+	s, b, c, _ := start(t, nil)
+	ctx := t.Context()
+	waitFor(t, "the first frames", func() bool { return s.manager.All()[0].Snapshot().Looked > 2 })
+	if err := b.Ready(); err != nil {
+		t.Error(err)
+	}
+	tap, release, err := b.Browser(ctx, "yard")
+	if err != nil || tap.Codec() != media.H264 {
+		t.Fatalf("%v, %v", tap, err)
+	}
+	release()
+	ev, err := b.Ask(ctx, webrtc.Question{ID: "q1", Stream: "yard", Text: "is there a person?", Viewer: "me"})
+	if err != nil || ev.Data.Prompt.ID != "q1" || ev.Data.Viewer != "me" || ev.Data.Text == "" {
+		t.Errorf("asked: %+v, %v", ev, err)
+	}
+	if jpeg, err := b.Still(ctx, "yard", 0, 160); err != nil || len(jpeg) < 500 || !strings.HasPrefix(string(jpeg), "\xff\xd8") {
+		t.Errorf("still: %d bytes, %v", len(jpeg), err)
+	}
+	if _, err := b.AddStream(ctx, json.RawMessage(`{"name":"second","url":`+quote(c.Streams[0].URL)+`,"loop":true}`)); err != nil {
+		t.Error(err)
+	}
+	if i, err := b.ChangeStream(ctx, "second", json.RawMessage(`{"rate":1}`)); err != nil || i.Name != "second" {
+		t.Errorf("changed: %+v, %v", i, err)
+	}
+	if st := b.Streams(); len(st) != 2 || st[0].Name != "yard" || st[0].State != "live" || st[0].Width == 0 || st[0].Codec != "h264" {
+		t.Errorf("streams %+v", st)
+	}
+	for name, got := range map[string]struct{ err, want error }{
+		"ask a stream that is not": {second(b.Ask(ctx, webrtc.Question{Stream: "none"})), webrtc.ErrNotFound},
+		"add one twice":            {second(b.AddStream(ctx, json.RawMessage(`{"name":"yard","url":"x"}`))), webrtc.ErrExists},
+		"add with an unknown key":  {second(b.AddStream(ctx, json.RawMessage(`{"name":"a","url":"x","rat":1}`))), webrtc.ErrInvalid},
+		"add without an address":   {second(b.AddStream(ctx, json.RawMessage(`{"name":"a"}`))), webrtc.ErrInvalid},
+		"rename":                   {second(b.ChangeStream(ctx, "yard", json.RawMessage(`{"name":"garden"}`))), webrtc.ErrInvalid},
+		"remove one that is not":   {b.RemoveStream(ctx, "none"), webrtc.ErrNotFound},
+		"publish over a camera":    {second(b.Publish(ctx, "yard", media.H264)), webrtc.ErrExists},
+		"publish under a bad name": {second(b.Publish(ctx, "a/b", media.H264)), webrtc.ErrInvalid},
+		"a still of long ago":      {second(b.Still(ctx, "yard", 1<<40, 0)), webrtc.ErrNotFound},
+		"the prompt of none":       {b.SetPrompt(ctx, "none", "v", "x"), webrtc.ErrNotFound},
+		"the labels of none":       {b.SetLabels(ctx, "none", nil), webrtc.ErrNotFound},
+		"remove":                   {b.RemoveStream(ctx, "second"), nil},
+		"labels":                   {b.SetLabels(ctx, "yard", []string{"a red van"}), nil},
+		"a prompt, and its end":    {errors.Join(b.SetPrompt(ctx, "yard", "v", "is there a dog?"), b.SetPrompt(ctx, "yard", "v", "")), nil},
+	} {
+		if !errors.Is(got.err, got.want) || got.want == nil && got.err != nil {
+			t.Errorf("%s: %v, want %v", name, got.err, got.want)
+		}
+	}
+	sink, err := b.Publish(ctx, "mine", media.VP8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAddressInUseIsSaid(t *testing.T) {
+	s, _, _, _ := start(t, nil)
+	_, err := New(Options{Config: func() configs.Config {
+		c := configs.Default()
+		c.StateDir, c.Web.Listen = t.TempDir(), strings.TrimPrefix(s.URL(), "http://")
+		return c
+	}(), Models: s.o.Models, Log: slog.New(slog.DiscardHandler)})
+	if err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func quote(s string) string {
+	b, _ := json.Marshal(s)
+	return string(b)
+}
