@@ -5,21 +5,20 @@
 package outbox
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/internal/boltfile"
 	"go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 )
 
 // Sink is an output behind an outbox.
@@ -165,9 +164,6 @@ func Open(cfg Config, sink Sink) (*Outbox, error) {
 		wake: make(chan struct{}, 1), ack: make(chan struct{}, 1), lostC: make(chan struct{}, 1),
 		lost: map[lostKey]uint64{}, settled: make(chan struct{}),
 	}
-	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o755); err != nil {
-		return nil, fmt.Errorf("outbox %s: make its folder: %w", cfg.Name, err)
-	}
 	if err := o.open(); err != nil {
 		return nil, err
 	}
@@ -179,7 +175,7 @@ func Open(cfg Config, sink Sink) (*Outbox, error) {
 // open opens the file, or a new one in place of a damaged one.
 func (o *Outbox) open() error {
 	err := o.load()
-	if err == nil || !damaged(err) {
+	if err == nil || !boltfile.Damaged(err) {
 		return err
 	}
 	if err := o.moveAside(err); err != nil {
@@ -189,8 +185,8 @@ func (o *Outbox) open() error {
 }
 
 func (o *Outbox) moveAside(why error) error {
-	aside := fmt.Sprintf("%s.damaged-%d", o.cfg.Path, time.Now().UnixNano())
-	if err := os.Rename(o.cfg.Path, aside); err != nil {
+	aside, err := boltfile.MoveAside(o.cfg.Path)
+	if err != nil {
 		return fmt.Errorf("outbox %s: %w; and it could not be moved aside: %w", o.cfg.Name, why, err)
 	}
 	o.stats.MovedAside = aside
@@ -199,48 +195,11 @@ func (o *Outbox) moveAside(why error) error {
 	return nil
 }
 
-type damagedError struct{ what any }
-
-func (e damagedError) Error() string { return fmt.Sprintf("damaged outbox file: %v", e.what) }
-
-func damaged(err error) bool {
-	return errors.As(err, new(damagedError)) || errors.Is(err, berrors.ErrInvalid) ||
-		errors.Is(err, berrors.ErrChecksum) || errors.Is(err, berrors.ErrVersionMismatch)
-}
-
-// guard turns a panic of f, such as bbolt's or the kernel's over a damaged
-// file, into a damagedError.
-func guard(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = damagedError{r}
-		}
-	}()
-	return f()
-}
-
 // load opens the file and reads all of it once: what waits in it, and that it
 // can be read.
 func (o *Outbox) load() error {
-	return guard(func() error {
-		if st, err := os.Stat(o.cfg.Path); err == nil && st.Size() > 0 && st.Size() < int64(4*os.Getpagesize()) {
-			return damagedError{fmt.Sprintf("only %d bytes long", st.Size())}
-		}
-		db, err := bbolt.Open(o.cfg.Path, 0o600, &bbolt.Options{Timeout: 2 * time.Second, FreelistType: bbolt.FreelistMapType})
-		if errors.Is(err, berrors.ErrTimeout) {
-			return fmt.Errorf("outbox %s: another process uses %s; end it, or give this one a state folder of its own", o.cfg.Name, o.cfg.Path)
-		}
-		if err != nil {
-			return fmt.Errorf("outbox %s: open %s: %w", o.cfg.Name, o.cfg.Path, err)
-		}
-		ok := false
-		defer func() {
-			if !ok {
-				_ = db.Close()
-			}
-		}()
-		err = db.Update(func(tx *bbolt.Tx) error {
+	db, err := boltfile.Open(o.cfg.Path, func(db *bbolt.DB) error {
+		return db.Update(func(tx *bbolt.Tx) error {
 			b, err := tx.CreateBucketIfNotExists(bucketName)
 			if err != nil {
 				return err
@@ -249,13 +208,14 @@ func (o *Outbox) load() error {
 			o.tail = b.Sequence() + 1
 			o.head, o.flight = o.tail, 0
 			var prev uint64
+			c := b.Cursor()
 			return b.ForEach(func(k, v []byte) error {
-				if len(k) != 8 || v == nil {
-					return damagedError{"a key that is no position"}
+				if found, _ := c.Seek(k); len(k) != 8 || v == nil || !bytes.Equal(found, k) {
+					return boltfile.DamagedError{What: "a key that is no position"}
 				}
 				pos := binary.BigEndian.Uint64(k)
 				if pos <= prev || pos >= o.tail {
-					return damagedError{fmt.Sprintf("position %d after %d of %d", pos, prev, o.tail)}
+					return boltfile.DamagedError{What: fmt.Sprintf("position %d after %d of %d", pos, prev, o.tail)}
 				}
 				if prev == 0 {
 					o.head = pos
@@ -267,13 +227,12 @@ func (o *Outbox) load() error {
 				return nil
 			})
 		})
-		if err != nil {
-			return fmt.Errorf("outbox %s: read %s: %w", o.cfg.Name, o.cfg.Path, err)
-		}
-		o.cursor = o.head
-		o.db, ok = db, true
-		return nil
 	})
+	if err != nil {
+		return fmt.Errorf("outbox %s: open %s: %w", o.cfg.Name, o.cfg.Path, err)
+	}
+	o.cursor, o.db = o.head, db
+	return nil
 }
 
 // Publish puts ev in the outbox and returns when it is safe on disk. Events
@@ -324,7 +283,7 @@ func (o *Outbox) write() {
 			return
 		}
 		err := o.commit(batch)
-		if damaged(err) {
+		if boltfile.Damaged(err) {
 			err = o.heal(err, batch)
 		}
 		if err != nil {
@@ -362,7 +321,7 @@ func (o *Outbox) commit(batch []*appended) error {
 		done               = o.done
 		lost               = map[lostKey]uint64{}
 	)
-	err := guard(func() error {
+	err := boltfile.Guard(func() error {
 		return o.db.Update(func(tx *bbolt.Tx) error {
 			b := tx.Bucket(bucketName)
 			c := b.Cursor()
@@ -371,6 +330,9 @@ func (o *Outbox) commit(batch []*appended) error {
 					pos := binary.BigEndian.Uint64(k)
 					if pos >= done[0].to {
 						break
+					}
+					if pos < head {
+						return boltfile.DamagedError{What: "keys out of order"}
 					}
 					if err := b.Delete(k); err != nil {
 						return err
@@ -403,7 +365,11 @@ func (o *Outbox) commit(batch []*appended) error {
 				lost[lostKey{stream, "outbox full"}]++
 				pending--
 				size -= int64(len(v))
-				from = binary.BigEndian.Uint64(k) + 1
+				pos := binary.BigEndian.Uint64(k)
+				if pos < from {
+					return boltfile.DamagedError{What: "keys out of order"}
+				}
+				from = pos + 1
 				if err := b.Delete(k); err != nil {
 					return err
 				}
@@ -426,16 +392,21 @@ func (o *Outbox) commit(batch []*appended) error {
 // heal begins a new file in place of one that turned out to be damaged.
 func (o *Outbox) heal(why error, batch []*appended) error {
 	o.mu.Lock()
-	old := o.db
+	old, tail := o.db, o.tail
 	err := o.moveAside(why)
 	if err == nil {
 		n := uint64(o.stats.Pending)
 		if err = o.load(); err == nil {
+			// Positions go on, so that a batch which is with the sink now is not
+			// taken for events of the new file.
+			o.head, o.cursor, o.tail = tail, tail, tail
+			close(o.settled)
+			o.settled = make(chan struct{})
 			o.stats.Lost += n
 			if n > 0 {
 				o.countLost(lostKey{"", "damaged"}, n)
 			}
-			go func() { _ = guard(old.Close) }() // may wait for a lock that the panic left
+			go func() { _ = boltfile.Guard(old.Close) }() // may wait for a lock that the panic left
 		}
 	}
 	o.mu.Unlock()
@@ -589,7 +560,7 @@ func (o *Outbox) take(limit int, single uint64) (evs []*event.Event, items []ite
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var size int
-	err = guard(func() error {
+	err = boltfile.Guard(func() error {
 		return o.db.View(func(tx *bbolt.Tx) error {
 			c := tx.Bucket(bucketName).Cursor()
 			for k, v := c.Seek(key(o.cursor)); k != nil && len(items) < limit && (size == 0 || size+len(v) <= 1<<20); k, v = c.Next() {
@@ -620,6 +591,10 @@ func (o *Outbox) take(limit int, single uint64) (evs []*event.Event, items []ite
 func (o *Outbox) settle(to uint64, items []item, refused string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.flight != to { // the file that these came from was moved aside
+		o.stats.Delivered += uint64(len(items))
+		return
+	}
 	o.cursor, o.flight = to, 0
 	o.done = append(o.done, done{to, time.Now()})
 	for _, it := range items {
@@ -665,7 +640,7 @@ func (o *Outbox) rewind() {
 	if o.head >= o.cursor {
 		return
 	}
-	err := guard(func() error {
+	err := boltfile.Guard(func() error {
 		return o.db.View(func(tx *bbolt.Tx) error {
 			c := tx.Bucket(bucketName).Cursor()
 			for k, v := c.Seek(key(o.head)); k != nil && binary.BigEndian.Uint64(k) < o.cursor; k, v = c.Next() {
@@ -708,7 +683,7 @@ func (o *Outbox) Stats() Stats {
 	defer o.mu.Unlock()
 	s := o.stats
 	if s.Pending > 0 && o.db != nil {
-		_ = guard(func() error {
+		_ = boltfile.Guard(func() error {
 			return o.db.View(func(tx *bbolt.Tx) error {
 				if _, v := tx.Bucket(bucketName).Cursor().Seek(key(o.cursor)); v != nil {
 					if at, _, _, err := decodeHeader(v); err == nil {
