@@ -47,7 +47,8 @@ func (s *Session) NewBinding() (*Binding, error) {
 
 // Bind puts v behind the input or output called name, in place of what was
 // there. Type and shape must be the graph's; uint16 also holds float16 and
-// bfloat16 bits. v.Data may be longer than the shape needs.
+// bfloat16 bits, and uint8 bools. v.Data may be longer than the shape needs; a
+// shape without elements (an empty past) still needs one to point at.
 func Bind[T tensor.Element](b *Binding, name string, v tensor.View[T]) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -66,8 +67,8 @@ func Bind[T tensor.Element](b *Binding, name string, v tensor.View[T]) error {
 	if !holds[T](info.code) || !info.accepts(v.Shape) {
 		return fmt.Errorf("ort: %s: %q is %v in the graph, got %T%v", b.s.name, name, info, *new(T), v.Shape)
 	}
-	if len(v.Data) < v.Shape.Len() || v.Shape.Len() == 0 {
-		return fmt.Errorf("ort: %s: %q needs %d elements, got %d", b.s.name, name, v.Shape.Len(), len(v.Data))
+	if len(v.Data) < max(1, v.Shape.Len()) {
+		return fmt.Errorf("ort: %s: %q needs %d elements, got %d", b.s.name, name, max(1, v.Shape.Len()), len(v.Data))
 	}
 	val, err := newValue(info.code, v)
 	if err != nil {
@@ -94,7 +95,7 @@ func holds[T tensor.Element](code uint64) bool {
 	case float32:
 		return code == codeFloat32
 	case uint8:
-		return code == codeUint8
+		return code == codeUint8 || code == codeBool
 	case int32:
 		return code == codeInt32
 	case int64:
@@ -110,8 +111,15 @@ func newValue[T tensor.Element](code uint64, v tensor.View[T]) (ortgo.Value, err
 	for i, d := range v.Shape {
 		shape[i] = int64(d)
 	}
+	if len(shape) == 0 {
+		return ortgo.NewScalar(v.Data[0])
+	}
+	if code == codeBool {
+		raw := unsafe.Slice((*byte)(unsafe.Pointer(&v.Data[0])), max(1, v.Shape.Len()))
+		return ortgo.NewCustomDataTensor(shape, raw, ortgo.TensorElementDataType(code))
+	}
 	if code == codeFloat16 || code == codeBFloat16 {
-		raw := unsafe.Slice((*byte)(unsafe.Pointer(&v.Data[0])), 2*v.Shape.Len())
+		raw := unsafe.Slice((*byte)(unsafe.Pointer(&v.Data[0])), 2*max(1, v.Shape.Len()))
 		return ortgo.NewCustomDataTensor(shape, raw, ortgo.TensorElementDataType(code))
 	}
 	return ortgo.NewTensor(shape, v.Data)

@@ -49,13 +49,14 @@ const (
 	codeUint16   = 4
 	codeInt32    = 6
 	codeInt64    = 7
+	codeBool     = 9
 	codeFloat16  = 10
 	codeBFloat16 = 16
 )
 
 var typeNames = map[uint64]string{
 	codeFloat32: "float32", codeUint8: "uint8", 3: "int8", codeUint16: "uint16", 5: "int16", codeInt32: "int32", codeInt64: "int64",
-	8: "string", 9: "bool", codeFloat16: "float16", 11: "float64", codeBFloat16: "bfloat16",
+	8: "string", codeBool: "bool", codeFloat16: "float16", 11: "float64", codeBFloat16: "bfloat16",
 }
 
 var errGraph = errors.New("not an ONNX graph")
