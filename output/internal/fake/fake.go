@@ -268,6 +268,13 @@ func (b *Backend) SetLabels(_ context.Context, stream string, labels []string) e
 	return nil
 }
 
+// LabelsOf are the stream's labels, comma-separated.
+func (b *Backend) LabelsOf(stream string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Join(b.Labels[stream], ",")
+}
+
 // Sink keeps what is published and plays it as a stream.
 type Sink struct {
 	tap *media.Tap

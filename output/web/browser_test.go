@@ -1,0 +1,458 @@
+package web_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/output/internal/fake"
+	"github.com/lookout-video/lookout/output/web"
+	"github.com/lookout-video/lookout/output/webrtc"
+)
+
+// tab is a page in a real, headless Chromium.
+type tab struct {
+	t   *testing.T
+	ctx context.Context
+}
+
+// browse opens url in a new browser that ends with the test.
+func browse(t *testing.T, url string, width, height int) *tab {
+	t.Helper()
+	path := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if p, err := exec.LookPath(name); err == nil {
+			path = p
+			break
+		}
+	}
+	if path == "" {
+		t.Fatal("no Chromium: run `make deps`")
+	}
+	opts := []chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoFirstRun, chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,
+		chromedp.WindowSize(width, height), chromedp.WSURLReadTimeout(60 * time.Second),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("mute-audio", true),
+		chromedp.Flag("use-fake-device-for-media-stream", true), chromedp.Flag("use-fake-ui-for-media-stream", true),
+	}
+	actx, stop := chromedp.NewExecAllocator(context.Background(), opts...)
+	ctx, done := chromedp.NewContext(actx)
+	t.Cleanup(func() {
+		cctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		_ = chromedp.Cancel(cctx)
+		done()
+		stop()
+	})
+	b := &tab{t, ctx}
+	var readers sync.WaitGroup
+	cctx, quiet := context.WithCancel(ctx)
+	messages := chromedp.Console(cctx)
+	t.Cleanup(func() { quiet(); readers.Wait() })
+	readers.Go(func() {
+		for m, err := range messages {
+			if err != nil {
+				return
+			}
+			if m.IsException() {
+				t.Errorf("page: %s", m.Text)
+			} else if m.Type == chromedp.ConsoleError {
+				t.Logf("console: %s %s", m.Text, m.URL)
+			}
+		}
+	})
+	b.run(chromedp.EmulateViewport(int64(width), int64(height)), chromedp.Navigate(url))
+	return b
+}
+
+func (b *tab) run(actions ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, 90*time.Second)
+	defer cancel()
+	if err := chromedp.Do(ctx, actions...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// do runs js and does not look at its result.
+func do(js string) chromedp.Action[chromedp.Void] { return chromedp.Evaluate[chromedp.Void](js) }
+
+func typeIn(id, keys string) chromedp.Action[chromedp.Void] {
+	return chromedp.SendKeys(chromedp.ID(id), keys)
+}
+
+// eval runs js, which may be a promise, and reads its result into a T.
+func eval[T any](b *tab, js string) T {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, 60*time.Second)
+	defer cancel()
+	out, err := chromedp.Run(ctx, chromedp.Evaluate[T](js, chromedp.EvalAwaitPromise))
+	if err != nil {
+		b.t.Fatalf("%v\n%.300s", err, js)
+	}
+	return out
+}
+
+func (b *tab) until(what, js string) {
+	b.t.Helper()
+	for end := time.Now().Add(40 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if eval[bool](b, "!!("+js+")") {
+			return
+		}
+		if time.Now().After(end) {
+			b.shot("failed-" + strings.ReplaceAll(b.t.Name(), "/", "-"))
+			b.t.Fatalf("never: %s\n%s", what, eval[string](b, `JSON.stringify({link: document.getElementById('link').title, veil: document.getElementById('veil-text').textContent,
+				time: document.getElementById('video').currentTime, caption: document.getElementById('caption').textContent, events: document.getElementById('events').children.length})`))
+		}
+	}
+}
+
+// shot writes a screenshot when LOOKOUT_SCREENSHOTS names a folder.
+func (b *tab) shot(name string) {
+	dir := os.Getenv("LOOKOUT_SCREENSHOTS")
+	if dir == "" {
+		return
+	}
+	png, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
+	if err != nil {
+		b.t.Error(err)
+		return
+	}
+	if err := os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644); err != nil {
+		b.t.Error(err)
+	}
+}
+
+const live = `document.getElementById('live').dataset.state === 'live' && document.getElementById('video').currentTime > 0.5`
+
+// counter reads, for the next pictures shown, their RTP times and the picture
+// numbers in the blocks at the picture's top left.
+const counter = `new Promise(done => {
+	const v = document.getElementById('video'), c = document.createElement('canvas'), out = [];
+	const g = c.getContext('2d', {willReadFrequently: true});
+	const frame = (now, meta) => {
+		c.width = v.videoWidth; c.height = v.videoHeight;
+		g.drawImage(v, 0, 0);
+		const scale = v.videoWidth / WIDTH, d = g.getImageData(0, 0, Math.ceil(128 * scale), Math.ceil(16 * scale));
+		let n = 0;
+		for (let b = 0; b < 8; b++) {
+			const x = Math.round((b * 16 + 8) * scale), y = Math.round(8 * scale);
+			n = n * 2 + (d.data[(y * d.width + x) * 4 + 1] > 127 ? 1 : 0);
+		}
+		let sum = 0; const all = g.getImageData(0, 0, v.videoWidth, v.videoHeight).data;
+		for (let i = 0; i < all.length; i += 997) sum = (sum * 31 + all[i]) >>> 0;
+		out.push({n, rtp: meta.rtpTimestamp, sum});
+		if (out.length < 12) v.requestVideoFrameCallback(frame); else done(out);
+	};
+	v.requestVideoFrameCallback(frame);
+})`
+
+type picture struct {
+	N   int    `json:"n"`
+	RTP uint32 `json:"rtp"`
+	Sum uint32 `json:"sum"`
+}
+
+// TestBrowserShowsTheScene reads pictures off the screen: they advance, they
+// are the clip's, and their RTP time is the one that events carry.
+func TestBrowserShowsTheScene(t *testing.T) {
+	for _, c := range []struct {
+		codec media.Codec
+		load  func(string) (fake.Clip, error)
+		path  string
+	}{{media.H264, fake.LoadH264, "../webrtc/testdata/yard.h264"}, {media.VP8, fake.LoadVP8, "../webrtc/testdata/yard.ivf"}} {
+		t.Run(string(c.codec), func(t *testing.T) {
+			h := newHouse(t, web.Config{})
+			h.play(t, "yard", c.load, c.path, nil)
+			b := browse(t, h.url, 1280, 800)
+			b.until("the video plays", live)
+			pictures := eval[[]picture](b, strings.ReplaceAll(counter, "WIDTH", fmt.Sprint(clipWidth)))
+			sums := map[uint32]bool{}
+			for i, p := range pictures {
+				want := int(math.Round(float64(p.RTP)/(media.ClockRate/fake.FPS))) % fake.Frames
+				if p.N != want {
+					t.Errorf("picture %d on screen has the RTP time of picture %d", p.N, want)
+				}
+				if i > 0 && p.RTP <= pictures[i-1].RTP {
+					t.Errorf("the video does not advance: %v", pictures)
+				}
+				sums[p.Sum] = true
+			}
+			if len(sums) < 10 {
+				t.Errorf("only %d different pictures of %d", len(sums), len(pictures))
+			}
+			// As near to the camera as the network: a joiner must not stay as far
+			// behind as the key frame it began with.
+			behind := h.Newest("yard").Frame
+			last := uint64(math.Round(float64(eval[uint32](b, "lookout.captions.shown")) / (media.ClockRate / fake.FPS)))
+			if behind > last+fake.FPS {
+				t.Errorf("the picture on screen is %d, the camera is at %d", last, behind)
+			}
+		})
+	}
+}
+
+// scene is what the clip shows, second by second.
+var scene = map[uint64]string{
+	1: "A person in a blue coat stands in the middle.",
+	2: "A brown dog comes in from the right.",
+	4: "A white bicycle comes in from the right. A person in a black coat comes in from the left.",
+	5: "A person in a black coat drops a box.",
+	6: "A person in a black coat has stopped.",
+}
+
+func words(n uint64) string {
+	if n%fake.FPS != 7 {
+		return ""
+	}
+	return scene[n/fake.FPS%(fake.Frames/fake.FPS)]
+}
+
+func TestBrowserWordsBelongToThePicture(t *testing.T) {
+	h := newHouse(t, web.Config{})
+	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", words)
+	b := browse(t, h.url, 1280, 800)
+	b.until("the video plays", live)
+	// Watch the caption: at the moment its first word shows, what is on screen?
+	eval[bool](b, `(() => { window.seen = []; let last; new MutationObserver(() => {
+		const l = document.getElementById('caption').dataset;
+		if (l.event && l.event !== last) { last = l.event; seen.push({rtp: Number(l.rtp), shown: lookout.captions.shown}); }
+	}).observe(document.getElementById('caption'), {childList: true, attributes: true, subtree: true}); return true; })()`)
+	b.until("four captions", "seen.length >= 4")
+	for _, s := range eval[[]struct{ RTP, Shown uint32 }](b, "seen") {
+		if d := int32(s.Shown - s.RTP); d < -1500 || d > 90000 {
+			t.Errorf("words about picture %d while %d is on screen", s.RTP, s.Shown)
+		}
+	}
+	st := eval[struct{ Exact, Paired int }](b, "lookout.captions.stats")
+	if st.Exact < st.Paired-1 {
+		t.Errorf("%d of %d captions found their picture", st.Exact, st.Paired)
+	}
+	if ms := eval[float64](b, "lookout.latency"); ms <= 0 || ms > 5000 {
+		t.Errorf("glass to word %v ms", ms)
+	}
+	b.until("the latency is shown", `document.getElementById('latency').textContent.includes('ms glass to word')`)
+
+	// Words about a picture that has not been shown wait for it.
+	now := h.Newest("yard")
+	ahead := now
+	ahead.RTP += 2 * media.ClockRate
+	h.Say(&event.Event{Type: event.TypeDescription, Data: event.Data{Stream: "yard", Phase: event.Start, Text: "Something from the future.", Evidence: []event.Evidence{ahead}}})
+	b.until("the future is shown", `document.getElementById('caption').textContent.includes('future')`)
+	if d := int32(eval[uint32](b, `Number(document.getElementById('caption').dataset.shown)`) - ahead.RTP); d < -1500 {
+		t.Errorf("words shown %d ticks before their picture", -d)
+	}
+
+	// What the page lists is what the API tells.
+	f := h.follow(t, "?stream=yard")
+	texts := map[string]bool{}
+	for _, x := range f.texts(4) {
+		texts[x] = true
+	}
+	onPage := eval[[]string](b, `[...document.querySelectorAll('#events .event')].map(e => e.querySelector('p').textContent)`)
+	for x := range texts {
+		if !strings.Contains(strings.Join(onPage, "\n"), x) {
+			t.Errorf("%q is not on the page:\n%s", x, strings.Join(onPage, "\n"))
+		}
+	}
+	b.until("thumbnails", `[...document.querySelectorAll('#events img')].some(i => i.complete && i.naturalWidth > 0)`)
+	// The picture that words rest on, by keyboard.
+	b.run(chromedp.KeyEvent("j"), chromedp.KeyEvent("\r"))
+	b.until("the picture", `document.getElementById('frame').open && document.getElementById('frame-image').naturalWidth > 0`)
+}
+
+func TestBrowserAsks(t *testing.T) {
+	h := newHouse(t, web.Config{})
+	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
+	b := browse(t, h.url, 1280, 800)
+	b.until("the video plays", live)
+	b.run(chromedp.KeyEvent("a"), typeIn("question", "is there a <b>box</b>?\r"))
+	want, _ := json.Marshal(fake.Answer("is there a <b>box</b>?"))
+	b.until("the answer", fmt.Sprintf(`document.querySelector('#thread .words')?.textContent === %s`, want))
+	b.until("its probability", `document.querySelector('#thread .badge')?.textContent === 'yes 93%'`)
+	b.until("it is in the timeline", `document.querySelector('#events .event[data-kind=answer]')`)
+	if n := eval[int](b, `document.querySelectorAll('#thread b, #events b').length`); n != 0 {
+		t.Error("a question became markup")
+	}
+	b.run(typeIn("label", "a red van\r"))
+	b.until("labels are set", `fetch('/healthz').then(() => true)`)
+	eventually(t, "the label arrives", func() bool { return h.LabelsOf("yard") == "a red van" })
+	h.set("yard", func(s *web.StreamInfo) {
+		s.Labels, s.Scores = []string{"a red van"}, []event.Label{{Name: "a red van", Probability: 0.71}}
+	})
+	b.until("its bar", `document.querySelector('#bars .value')?.textContent === '71%'`)
+	theme := eval[string](b, `document.documentElement.dataset.theme`)
+	b.run(do(`document.activeElement.blur()`), chromedp.KeyEvent("t"))
+	if eval[string](b, `document.documentElement.dataset.theme`) == theme {
+		t.Error("the theme does not change")
+	}
+	b.run(chromedp.KeyEvent("?"))
+	b.until("the help", `document.getElementById('keys').open`)
+	unnamed := eval[[]string](b, `[...document.querySelectorAll('button, input, select, video, nav, section')].filter(e => !e.closest('[hidden]') &&
+		!(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.textContent.trim() || e.title || e.closest('label'))).filter(e => !e.matches('section.left')).map(e => e.outerHTML.slice(0, 80))`)
+	if len(unnamed) > 0 {
+		t.Errorf("without a name for screen readers: %v", unnamed)
+	}
+}
+
+func TestBrowserPublishes(t *testing.T) {
+	h := newHouse(t, web.Config{})
+	b := browse(t, h.url, 1280, 800)
+	b.until("there is no stream", `document.getElementById('veil-text').textContent.startsWith('No stream yet')`)
+	b.run(chromedp.Click(chromedp.ID("camera")), chromedp.WaitVisible(chromedp.ID("publish-name")), chromedp.SetValue(chromedp.ID("publish-name"), "phone"), chromedp.Click(chromedp.CSS("#publish-form button")))
+	var sink *fake.Sink
+	eventually(t, "a publication", func() bool { sink = h.Sink("phone"); return sink != nil })
+	eventually(t, "packets", func() bool { p, _ := sink.Packets(); return len(p) > 30 })
+	packets, _ := sink.Packets()
+	if !packets[0].Key {
+		t.Error("the first packet is no key frame")
+	}
+	for i, p := range packets {
+		if i > 0 && p.At.Media <= packets[i-1].At.Media {
+			t.Fatalf("time goes back at packet %d", i)
+		}
+	}
+	// The proof that they can be decoded: the same page plays them back.
+	b.until("the own camera plays", `lookout.stream === 'phone' && `+live)
+	b.run(chromedp.Click(chromedp.ID("camera")))
+	eventually(t, "the publication ends", func() bool { _, closed := sink.Packets(); return closed })
+}
+
+// TestBrowserHeals kills the server under the page and starts it again.
+func TestBrowserHeals(t *testing.T) {
+	bus := event.NewBus(200)
+	be := newBackend(bus)
+	be.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	h := open(t, web.Config{Listen: addr}, be, bus)
+	b := browse(t, h.url, 1280, 800)
+	b.until("the video plays", live)
+	say(be, "yard", "before")
+	b.until("an event", `document.querySelectorAll('#events .event').length === 1`)
+	h.stop()
+	b.until("the page notices", `document.getElementById('link').dataset.state === 'off'`)
+	say(be, "yard", "meanwhile")
+	open(t, web.Config{Listen: addr}, be, bus)
+	b.until("the video plays again", `document.getElementById('link').dataset.state === 'live' && `+live)
+	say(be, "yard", "after")
+	b.until("no event is missed or doubled", `document.querySelectorAll('#events .event').length === 3`)
+	got := eval[[]string](b, `[...document.querySelectorAll('#events .event')].map(e => e.querySelector('p').textContent)`)
+	if fmt.Sprint(got) != "[after meanwhile before]" {
+		t.Errorf("events %v", got)
+	}
+}
+
+// TestBrowserAmongManyViewers watches while twenty others do and one of them
+// stands still.
+func TestBrowserAmongManyViewers(t *testing.T) {
+	h := newHouse(t, web.Config{})
+	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
+	b := browse(t, h.url, 1280, 800)
+	b.until("the video plays", live)
+	var block sync.WaitGroup
+	block.Add(1)
+	defer block.Done()
+	var events [20]atomic.Int64
+	clients := make([]*webrtc.Client, 20)
+	for i := range clients {
+		o := webrtc.SubscribeOptions{OnEvent: func(*event.Event) { events[i].Add(1) }}
+		if i == 0 {
+			o.OnDelta = func(*event.Delta) { block.Wait() } // reads nothing from here on
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		c, err := webrtc.Subscribe(ctx, h.url+"/whep/yard", o)
+		cancel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		clients[i] = c
+	}
+	for n := range 100 {
+		say(h.backend, "yard", fmt.Sprint("sentence number ", n))
+	}
+	b.until("the browser has all", `lookout.link.after.yard === 100`)
+	for i := range clients {
+		if i > 0 {
+			eventually(t, fmt.Sprintf("viewer %d has all", i), func() bool { return events[i].Load() == 100 })
+			eventually(t, fmt.Sprintf("viewer %d sees", i), func() bool { return clients[i].Stats().Pictures > 20 })
+		}
+	}
+	t0 := eval[float64](b, `document.getElementById('video').currentTime`)
+	b.until("the browser's video goes on", fmt.Sprintf(`document.getElementById('video').currentTime > %f + 1`, t0))
+}
+
+func TestBrowserSignsIn(t *testing.T) {
+	h := newHouse(t, web.Config{Accounts: []web.Account{{Token: "let-me-in-please"}}})
+	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
+	b := browse(t, h.url, 1280, 800)
+	b.until("the page asks", `document.getElementById('signin').open`)
+	b.run(typeIn("signin-password", "wrong\r"))
+	b.until("a refusal", `document.getElementById('signin-error').textContent.startsWith('wrong')`)
+	b.run(chromedp.SetValue(chromedp.ID("signin-password"), ""), typeIn("signin-password", "let-me-in-please\r"))
+	b.until("the video plays", live)
+	if eval[bool](b, `document.cookie !== '' || location.href.includes('let-me')`) {
+		t.Error("the page can read the secret")
+	}
+}
+
+// clipWidth is the width of the clips in pixels.
+const clipWidth = 640
+
+// TestBrowserPictures makes the pictures of the documentation.
+func TestBrowserPictures(t *testing.T) {
+	if os.Getenv("LOOKOUT_SCREENSHOTS") == "" {
+		t.Skip("makes pictures only: set LOOKOUT_SCREENSHOTS to a folder")
+	}
+	h := newHouse(t, web.Config{Version: "0.1"})
+	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", words)
+	h.play(t, "gate", fake.LoadVP8, "../webrtc/testdata/yard.ivf", nil)
+	h.play(t, "loading dock", fake.LoadVP8, "../webrtc/testdata/yard.ivf", nil)
+	h.set("yard", func(s *web.StreamInfo) {
+		s.Title, s.GlassToWordMS = "Yard", 412
+		s.Skipped = map[string]uint64{"sampled": 5210, "still": 1430, "busy": 12}
+		s.Labels = []string{"a person", "a bicycle", "a dog", "a red van"}
+		s.Scores = []event.Label{{Name: "a person", Probability: 0.93}, {Name: "a bicycle", Probability: 0.64}, {Name: "a dog", Probability: 0.31}, {Name: "a red van", Probability: 0.02}}
+		s.Alerts = []event.Prompt{{ID: "box", Text: "Is something left behind?"}}
+	})
+	say(h.backend, "gate", "The gate is closed.")
+	say(h.backend, "loading dock", "A van stands at the dock.")
+	b := browse(t, h.url, 1440, 900)
+	b.until("the video plays", live)
+	b.until("words", `document.querySelectorAll('#events .event').length >= 3`)
+	b.run(typeIn("question", "is somebody carrying a box?\r"))
+	b.until("an answer", `document.querySelector('#thread .badge')`)
+	p := 0.88
+	h.Say(&event.Event{Type: event.TypeAlert, Data: event.Data{Stream: "yard", Phase: event.Start, Text: "A box was left on the ground.", Probability: &p, Prompt: &event.Prompt{ID: "box", Text: "Is something left behind?"}}})
+	b.until("a whole caption", `document.getElementById('caption').textContent.includes('drops a box')`)
+	b.run(do(`document.activeElement.blur(); document.getElementById('thread').scrollTop = 0`), chromedp.Sleep(700*time.Millisecond))
+	b.shot("page-dark")
+	b.run(chromedp.KeyEvent("t"), chromedp.Sleep(300*time.Millisecond))
+	b.shot("page-light")
+	b.run(chromedp.KeyEvent("t"), chromedp.KeyEvent("?"), chromedp.Sleep(200*time.Millisecond))
+	b.shot("page-keys")
+	b.run(do(`document.getElementById('keys').close(); document.querySelector('#events .event[data-kind=description]').click()`), chromedp.Sleep(500*time.Millisecond))
+	b.shot("page-frame")
+	b.run(do(`document.getElementById('frame').close()`), chromedp.EmulateViewport(390, 844, chromedp.EmulateScale(2), chromedp.EmulateMobile, chromedp.EmulatePortrait), chromedp.Sleep(400*time.Millisecond))
+	b.until("a caption on the phone", `document.getElementById('caption').textContent.includes('bicycle')`)
+	b.shot("page-phone")
+}
