@@ -2,7 +2,9 @@ package model
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -25,5 +27,14 @@ func Detect(dir string) (Layout, error) {
 			return Lookout, nil
 		}
 	}
-	return "", fmt.Errorf("model: %s: no layout that is known: %s needs manifest.json with \"layout\":%q", dir, Lookout, Lookout)
+	l, err := detectPublic(dir)
+	if errors.Is(err, fs.ErrNotExist) && !hasConfig(dir) {
+		return "", fmt.Errorf("model: %s: no layout that is known: %s needs manifest.json with \"layout\":%q, public models their config.json", dir, Lookout, Lookout)
+	}
+	return l, err
+}
+
+func hasConfig(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, "config.json"))
+	return err == nil
 }
