@@ -1,0 +1,138 @@
+"""Makes the models that all sides run: SmolLM2-135M and SmolVLM2-256M sizes with random weights of a fixed seed.
+
+Shapes and cost are those of the published models, whose weights can't be had everywhere. OUT then holds
+  smolvlm2-256m/       for transformers (the ONNX files of the other sides are exported from it)
+  smollm2-135m-hf/     for transformers
+  smollm2-135m/        int4 ONNX of the onnxruntime-genai model builder: genai and Lookout
+  smollm2-135m.gguf    Q4_1, embedding (the head, too) Q8_0: llama.cpp
+What a missing library can't make is said and left out.
+"""
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+
+from peer import need
+
+p = argparse.ArgumentParser()
+p.add_argument("--out", required=True)
+p.add_argument("--tiny", action="store_true", help="two layers and a small vocabulary, to try the script out")
+a = p.parse_args()
+np, torch, transformers = need("numpy", "torch", "transformers")
+os.makedirs(a.out, exist_ok=True)
+
+LAYERS, VOCAB = (2, 4096) if a.tiny else (30, 49152)
+TEXT = dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=LAYERS, num_attention_heads=9, num_key_value_heads=3, vocab_size=VOCAB,
+            max_position_embeddings=8192, rope_theta=100000.0, rms_norm_eps=1e-5, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2)
+
+
+def once(name: str, make):
+    """Makes OUT/name whole or not at all; what is there already is kept."""
+    path = os.path.join(a.out, name)
+    if os.path.exists(path):
+        return path
+    tmp = path + ".tmp"
+    shutil.rmtree(tmp, ignore_errors=True)
+    make(tmp)
+    os.replace(tmp, path)
+    print(path, flush=True)
+    return path
+
+
+def tokenizer(path: str):
+    """A byte-level tokenizer of the right size: builders want one, the benchmark gives token ids."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["<unk>", "<s>", "</s>"] + letters + [f"<unused{i}>" for i in range(VOCAB - 3 - len(letters))]
+    t = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=[], unk_token="<unk>"))
+    t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<s>", eos_token="</s>", unk_token="<unk>").save_pretrained(path)
+    return words
+
+
+def smollm(path: str):
+    torch.manual_seed(7)
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**TEXT)).save_pretrained(path)
+    tokenizer(path)
+
+
+def smolvlm(path: str):
+    torch.manual_seed(8)
+    text = dict(TEXT, vocab_size=VOCAB + 128, model_type="llama")
+    vision = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=min(12, LAYERS), num_attention_heads=12, image_size=512, patch_size=16)
+    cfg = transformers.SmolVLMConfig(text_config=text, vision_config=vision, scale_factor=4, image_token_id=VOCAB + 38, pad_token_id=2, tie_word_embeddings=True)
+    m = transformers.SmolVLMForConditionalGeneration(cfg)
+    m.generation_config.eos_token_id = None
+    m.save_pretrained(path)
+    tokenizer(path)
+
+
+def genai(path: str):
+    cmd = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", os.path.join(a.out, "smollm2-135m-hf"), "-o", path, "-p", "int4", "-e", "cpu",
+           "-c", os.path.join(a.out, "cache"), "--extra_options", "int4_accuracy_level=4"]
+    subprocess.run(cmd, check=True)
+
+
+def gguf(path: str):
+    import gguf as G
+    m = transformers.LlamaForCausalLM.from_pretrained(os.path.join(a.out, "smollm2-135m-hf"), dtype=torch.float32)
+    w = G.GGUFWriter(path, "llama")
+    heads, kv = TEXT["num_attention_heads"], TEXT["num_key_value_heads"]
+    w.add_context_length(TEXT["max_position_embeddings"])
+    w.add_embedding_length(TEXT["hidden_size"])
+    w.add_block_count(LAYERS)
+    w.add_feed_forward_length(TEXT["intermediate_size"])
+    w.add_head_count(heads)
+    w.add_head_count_kv(kv)
+    w.add_layer_norm_rms_eps(TEXT["rms_norm_eps"])
+    w.add_rope_dimension_count(TEXT["hidden_size"] // heads)
+    w.add_rope_freq_base(TEXT["rope_theta"])
+    w.add_vocab_size(VOCAB)
+    w.add_file_type(G.LlamaFileType.MOSTLY_Q4_1)
+    words = ["<unk>", "<s>", "</s>"] + [f"<unused{i}>" for i in range(VOCAB - 3)]
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("default")
+    w.add_token_list(words)
+    w.add_token_types([int(G.TokenType.CONTROL)] * 3 + [int(G.TokenType.NORMAL)] * (VOCAB - 3))
+    w.add_token_merges(["a b"])
+    w.add_bos_token_id(1)
+    w.add_eos_token_id(2)
+
+    def put(name: str, x, kind=None):
+        x = x.detach().numpy().astype(np.float32)
+        if kind is None:
+            w.add_tensor(name, x)
+        else:
+            w.add_tensor(name, G.quants.quantize(x, kind), raw_dtype=kind)
+
+    def rope_order(x, n: int):  # llama.cpp rotates neighbours, the reference halves
+        return x.reshape(n, 2, x.shape[0] // n // 2, x.shape[1]).swapaxes(1, 2).reshape(x.shape)
+
+    Q4, Q8 = G.GGMLQuantizationType.Q4_1, G.GGMLQuantizationType.Q8_0
+    put("token_embd.weight", m.model.embed_tokens.weight, Q8)
+    put("output_norm.weight", m.model.norm.weight)
+    for i, b in enumerate(m.model.layers):
+        at, ff = b.self_attn, b.mlp
+        for name, x in (("attn_q", rope_order(at.q_proj.weight, heads)), ("attn_k", rope_order(at.k_proj.weight, kv)), ("attn_v", at.v_proj.weight),
+                        ("attn_output", at.o_proj.weight), ("ffn_gate", ff.gate_proj.weight), ("ffn_up", ff.up_proj.weight), ("ffn_down", ff.down_proj.weight)):
+            put(f"blk.{i}.{name}.weight", x, Q4)
+        put(f"blk.{i}.attn_norm.weight", b.input_layernorm.weight)
+        put(f"blk.{i}.ffn_norm.weight", b.post_attention_layernorm.weight)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+once("smolvlm2-256m", smolvlm)
+once("smollm2-135m-hf", smollm)
+for module, name, make in (("gguf", "smollm2-135m.gguf", gguf), ("onnxruntime_genai", "smollm2-135m", genai)):
+    if importlib.util.find_spec(module) is None:
+        print(f"{name} is left out: {module} is not installed", file=sys.stderr)
+        continue
+    try:
+        once(name, make)
+    except Exception as e:  # one peer that can't be made must not cost the others
+        print(f"{name} is left out: {type(e).__name__}: {e}", file=sys.stderr)
