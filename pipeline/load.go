@@ -45,17 +45,17 @@ func (l *load) dropped(n uint64) {
 	l.drops += n
 }
 
-// slower is the factor by which speaking is to be rarer, maxTokens a bound on
-// the answer (0: none).
-func (l *load) slower() time.Duration {
+// slower makes the time between two utterances longer under load.
+func (l *load) slower(every time.Duration) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.level >= 2 {
-		return 2
+		return 2 * every
 	}
-	return 1
+	return every
 }
 
+// maxTokens bounds an answer under load; limit is the bound without it, 0 none.
 func (l *load) maxTokens(limit int) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -92,13 +92,13 @@ func (s *testSession) Generate(_ context.Context, r Request) iter.Seq2[Piece, er
 	return func(yield func(Piece, error) bool) {
 		text := words[s.scene]
 		first := Piece{}
-		switch {
-		case r.Task == Changes:
+		switch r.Task {
+		case Changes:
 			if text = s.m.changes[s.scene]; text == "" {
 				yield(Piece{Nothing: true}, nil)
 				return
 			}
-		case r.Task == Ask:
+		case Ask:
 			yes := strings.Contains(words[s.scene], r.Text)
 			first = Piece{HasYes: true, YesProb: 0.05}
 			text = "no"
@@ -519,7 +519,7 @@ func TestLoadStepsDownAndRecovers(t *testing.T) {
 	for range 5 {
 		window(10, 9)
 	}
-	if l.name() != levels[3] || l.maxTokens(0) == 0 || l.slower() != 2 {
+	if l.name() != levels[3] || l.maxTokens(0) == 0 || l.slower(time.Second) != 2*time.Second {
 		t.Errorf("under load: %q", l.name())
 	}
 	ups := 0

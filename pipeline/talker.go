@@ -171,7 +171,7 @@ func (t *talker) describe(ctx context.Context, seen Seen) error {
 	if t.now.Media < t.due {
 		return nil
 	}
-	t.due = t.now.Media + c.Every*t.s.load.slower()
+	t.due = t.now.Media + t.s.load.slower(c.Every)
 	if t.news < t.s.deps.Models.Info.SpeakAt && t.last != "" {
 		t.s.st.skip(SkipNoNews, 1)
 		t.observe(event.Observation{At: t.now, Text: t.last, Reason: SkipNoNews})
@@ -260,7 +260,7 @@ func (t *talker) standing(ctx context.Context, seen Seen) error {
 		if t.now.Media < q.due {
 			continue
 		}
-		q.due = t.now.Media + q.q.Every*t.s.load.slower()
+		q.due = t.now.Media + t.s.load.slower(q.q.Every)
 		if seen.Settled && q.alert == nil && q.text != "" {
 			t.s.st.skip(SkipStill, 1)
 			continue
@@ -371,7 +371,7 @@ func (t *talker) label(ctx context.Context, seen Seen) error {
 	if lab == nil || len(labels) == 0 || !seen.Encoded || t.now.Media < t.labelsDue {
 		return nil
 	}
-	t.labelsDue = t.now.Media + time.Second*t.s.load.slower()
+	t.labelsDue = t.now.Media + t.s.load.slower(time.Second)
 	scores, err := lab.Classify(ctx, seen.Image, labels)
 	if err != nil {
 		return err
