@@ -150,10 +150,10 @@ func (b *Binding) turn(ctx context.Context, run func(*Binding, context.Context) 
 			return err
 		}
 	}
-	if err := b.s.env.acquire(ctx); err != nil {
+	if err := b.s.env.acquire(ctx, b.s.threads); err != nil {
 		return fmt.Errorf("ort: run %s: %w", b.s.name, err)
 	}
-	defer b.s.env.release()
+	defer b.s.env.release(b.s.threads)
 	if err := run(b, ctx); err != nil {
 		return fmt.Errorf("ort: run %s: %w", b.s.name, err)
 	}

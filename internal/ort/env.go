@@ -34,13 +34,10 @@ type Config struct {
 	// Device is "auto", "cpu", "cuda" or "cuda:N". Auto takes CUDA when library
 	// and machine have it, else the CPU. It defaults to "auto".
 	Device string
-	// Threads is how many threads one run uses.
+	// Threads is how many threads all runs in progress use together: each run
+	// waits for as many as its session takes.
 	// It defaults to the CPUs this process may use.
 	Threads int
-	// Concurrent is how many runs go at once in the whole process. More than
-	// one pays only when Threads is well below the number of CPUs.
-	// It defaults to 1.
-	Concurrent int
 	// CacheDir holds graphs prepared for this machine, so that the next start
 	// is quick. Empty: none are kept.
 	CacheDir string
@@ -55,7 +52,8 @@ type Env struct {
 	library string
 	cuda    bool
 	gpu     int
-	turns   chan struct{}
+	gate    chan struct{} // held while taking CPUs, so that runs start in order
+	cpus    chan struct{} // holds one element for each that is taken
 
 	mu       sync.Mutex
 	sessions map[*Session]struct{}
@@ -75,9 +73,6 @@ var process struct {
 func Open(cfg Config) (*Env, error) {
 	if cfg.Threads <= 0 {
 		cfg.Threads = runtime.GOMAXPROCS(0)
-	}
-	if cfg.Concurrent <= 0 {
-		cfg.Concurrent = 1
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -110,7 +105,7 @@ func Open(cfg Config) (*Env, error) {
 	}
 	e := &Env{
 		cfg: cfg, library: process.library, gpu: gpu,
-		turns: make(chan struct{}, cfg.Concurrent), sessions: map[*Session]struct{}{},
+		gate: make(chan struct{}, 1), cpus: make(chan struct{}, cfg.Threads), sessions: map[*Session]struct{}{},
 	}
 	if want != "cpu" {
 		switch err := probeCUDA(e.library, gpu); {
@@ -140,7 +135,7 @@ func (e *Env) Version() string { return ortgo.GetVersion() }
 // Library is the path of the library in use.
 func (e *Env) Library() string { return e.library }
 
-// Threads is how many threads one run uses.
+// Threads is how many threads all runs in progress use together.
 func (e *Env) Threads() int { return e.cfg.Threads }
 
 // Close closes the sessions that are still open, waiting for their runs.
@@ -166,20 +161,34 @@ func (e *Env) Close() error {
 	return errors.Join(errs...)
 }
 
-// acquire waits for a turn to run. Waiting goroutines are served in order.
-func (e *Env) acquire(ctx context.Context) error {
+// acquire waits for n CPUs. Waiting runs are served in order: one that needs
+// many is not passed by those that need few.
+func (e *Env) acquire(ctx context.Context, n int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	select {
-	case e.turns <- struct{}{}:
-		return nil
+	case e.gate <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	defer func() { <-e.gate }()
+	for i := range n {
+		select {
+		case e.cpus <- struct{}{}:
+		case <-ctx.Done():
+			e.release(i)
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
-func (e *Env) release() { <-e.turns }
+func (e *Env) release(n int) {
+	for range n {
+		<-e.cpus
+	}
+}
 
 // defaultLibrary is set when the program is linked.
 var defaultLibrary string

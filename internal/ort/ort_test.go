@@ -173,28 +173,70 @@ func TestRunStopsWhenTheContextEnds(t *testing.T) {
 	}
 }
 
-func TestOneRunAtATime(t *testing.T) {
-	e := open(t, Config{})
-	long, short := slow(t, e, 1<<40), slow(t, e, 1)
-	ctx, cancel := context.WithCancel(t.Context())
+// running waits until runs take n CPUs together.
+func running(t *testing.T, e *Env, n int) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); len(e.cpus) != n; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d CPUs taken, want %d", len(e.cpus), n)
+		}
+	}
+}
+
+// Two threads: two runs of one go at once, and a run of two waits for both,
+// without being passed.
+func TestRunsShareTheThreads(t *testing.T) {
+	e := open(t, Config{Threads: 2})
+	a, b := slow(t, e, 1<<40), slow(t, e, 1<<40)
+	s, err := e.NewSession(Source{Path: "testdata/slow.onnx"}, Options{Threads: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.s.threads != 1 || s.threads != 2 {
+		t.Fatalf("threads: %d by default, %d of nine", a.s.threads, s.threads)
+	}
+	wide, err := s.NewBinding()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bind(t, wide, "turns", []int64{1}, 1)
+	for _, n := range []string{"x", "w", "out"} {
+		bind(t, wide, n, make([]float32, 64*64), 64, 64)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	start := func(b *Binding) context.CancelFunc {
+		ctx, cancel := context.WithCancel(t.Context())
+		wg.Go(func() {
+			if err := b.Run(ctx); !errors.Is(err, context.Canceled) {
+				t.Error(err)
+			}
+		})
+		return cancel
+	}
+	stopA := start(a)
+	defer stopA()
+	stopB := start(b)
+	defer stopB()
+	running(t, e, 2)
+	brief, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- long.Run(ctx) }()
-	for len(e.turns) == 0 {
-		time.Sleep(time.Millisecond)
+	if err := wide.Step(brief); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a run of two threads began beside two others: %v", err)
 	}
-	wait, stop := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer stop()
-	if err := short.Step(wait); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a second run began beside the first: %v", err)
+	stopA()
+	running(t, e, 1)
+	brief, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if err := wide.Run(brief); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a run of two threads began beside one other: %v", err)
 	}
-	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
+	running(t, e, 1)
+	stopB()
+	if err := wide.Step(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := short.Step(t.Context()); err != nil {
-		t.Error(err)
-	}
+	running(t, e, 0)
 }
 
 func TestCloseWaitsForTheRun(t *testing.T) {
@@ -208,9 +250,7 @@ func TestCloseWaitsForTheRun(t *testing.T) {
 	b := slow(t, e, 3000)
 	done := make(chan error, 1)
 	go func() { done <- b.Step(t.Context()) }()
-	for len(e.turns) == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	running(t, e, 1)
 	if err := e.Close(); err != nil {
 		t.Error(err)
 	}
