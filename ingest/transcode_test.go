@@ -116,3 +116,48 @@ func TestTranscoderWaitsForAPublisher(t *testing.T) {
 		t.Errorf("Run on a closed tap: %v, want nil", err)
 	}
 }
+
+// A camera that is set to another size goes on; so does the transcoder.
+func TestSizeMayChange(t *testing.T) {
+	all := packetsOf(t, "counting.mp4")
+	mixed := media.NewTap(0)
+	r := Supervise(Config{Packets: mixed, Tap: media.NewTap(0)})
+	defer r.Close()
+	again := NewTranscoder(TranscodeConfig{}, mixed)
+	sub, done := again.Tap().Subscribe(), make(chan error, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	go func() { done <- again.Run(ctx) }()
+	var f media.Frame
+	for i, width := range []int{64, 128, 32} {
+		in, one := media.NewTap(0), make(chan error, 1)
+		tc := NewTranscoder(TranscodeConfig{Width: width, Height: width}, in)
+		small := tc.Tap().Subscribe()
+		go func() { one <- tc.Run(ctx) }()
+		in.Publish(all[0])
+		p, err := small.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.Close()
+		if err := <-one; err != nil {
+			t.Fatal(err)
+		}
+		q := *p
+		q.At = media.At(p.At.Capture, time.Duration(i)*time.Second/10)
+		mixed.Publish(&q)
+		if err := r.ReadFrame(ctx, &f); err != nil {
+			t.Fatal(err)
+		}
+		if f.Width != width || f.Height != width/2 || r.Info().Width != width {
+			t.Errorf("frame is %dx%d, want a width of %d; info %+v", f.Width, f.Height, width, r.Info())
+		}
+		if _, err := sub.Next(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mixed.Close()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
