@@ -160,7 +160,7 @@ func TestEncodeDoesNotAllocate(t *testing.T) {
 	e := open(t)
 	frames, o := []*media.Frame{picture(e, 0)}, e.NewOutput(1)
 	if n := testing.AllocsPerRun(5, func() {
-		if err := e.Encode(context.Background(), frames, o); err != nil {
+		if err := e.Encode(t.Context(), frames, o); err != nil {
 			t.Fatal(err)
 		}
 	}); n != 0 {

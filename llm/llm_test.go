@@ -511,7 +511,7 @@ func TestDecodingDoesNotAllocate(t *testing.T) {
 	}
 	v := visual(g.Frames[1])
 	n := testing.AllocsPerRun(100, func() {
-		if err := s.AppendFrame(context.Background(), v); err != nil {
+		if err := s.AppendFrame(ctx, v); err != nil {
 			t.Fatal(err)
 		}
 	})

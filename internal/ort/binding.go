@@ -125,18 +125,18 @@ func newValue[T tensor.Element](code uint64, v tensor.View[T]) (ortgo.Value, err
 	return ortgo.NewTensor(shape, v.Data)
 }
 
-// Run computes the outputs. When ctx ends the run is told to stop, and Run
-// returns ctx's error once it has: the slices are the caller's again. Stopping
-// costs a few small allocations a run; see Step.
+// Run computes the outputs. When ctx ends while waiting for a turn nothing is
+// run. When it ends later, a run that is Stoppable (see Options) is told to stop
+// and Run returns ctx's error once it has; any other takes milliseconds and goes
+// to its end. Either way the slices are the caller's again.
 func (b *Binding) Run(ctx context.Context) error {
-	if ctx.Done() == nil {
+	if ctx.Done() == nil || !b.s.stops {
 		return b.Step(ctx)
 	}
 	return b.turn(ctx, (*Binding).interruptible)
 }
 
-// Step is Run for a graph that takes a few milliseconds: ctx counts while
-// waiting for a turn, then the run goes to its end. It allocates nothing.
+// Step is Run that is never stopped. It allocates nothing.
 func (b *Binding) Step(ctx context.Context) error { return b.turn(ctx, (*Binding).whole) }
 
 func (b *Binding) turn(ctx context.Context, run func(*Binding, context.Context) error) error {

@@ -41,7 +41,7 @@ func open(t testing.TB, cfg Config) *Env {
 
 func session(t testing.TB, e *Env, name string) *Session {
 	t.Helper()
-	s, err := e.NewSession(Source{Path: filepath.Join("testdata", name)}, Options{})
+	s, err := e.NewSession(Source{Path: filepath.Join("testdata", name)}, Options{Stoppable: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func running(t *testing.T, e *Env, n int) {
 func TestRunsShareTheThreads(t *testing.T) {
 	e := open(t, Config{Threads: 2})
 	a, b := slow(t, e, 1<<40), slow(t, e, 1<<40)
-	s, err := e.NewSession(Source{Path: "testdata/slow.onnx"}, Options{Threads: 9})
+	s, err := e.NewSession(Source{Path: "testdata/slow.onnx"}, Options{Threads: 9, Stoppable: true})
 	if err != nil {
 		t.Fatal(err)
 	}

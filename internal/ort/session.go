@@ -34,9 +34,13 @@ type Options struct {
 	// encoder takes 4.8 ms with one thread, 3.4 ms with two on an idle machine
 	// and twice that on a busy one), and to all of the Env's for larger ones.
 	Threads int
+	// Stoppable lets Run be stopped in the middle, at the cost of a few small
+	// allocations a run. Files of 16 MB and more always are.
+	Stoppable bool
 }
 
-// small is the size in bytes under which one thread is enough.
+// small is the size in bytes under which one thread is enough, and a run too
+// short to be stopped.
 const small = 16 << 20
 
 // Session is a loaded graph. Its bindings may run from many goroutines.
@@ -47,6 +51,7 @@ type Session struct {
 	env     *Env
 	name    string
 	threads int
+	stops   bool
 	s       *ortgo.DynamicAdvancedSession
 
 	mu       sync.Mutex
@@ -80,7 +85,11 @@ func (e *Env) NewSession(src Source, opt Options) (*Session, error) {
 		}
 		s.Outputs = outs
 	}
-	s.threads = e.share(src, opt)
+	size := int64(len(src.Data))
+	if fi, err := os.Stat(src.Path); err == nil {
+		size = fi.Size()
+	}
+	s.threads, s.stops = e.share(size, opt.Threads), opt.Stoppable || size >= small
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -93,12 +102,9 @@ func (e *Env) NewSession(src Source, opt Options) (*Session, error) {
 	return s, nil
 }
 
-// share is how many threads a run of src takes.
-func (e *Env) share(src Source, opt Options) int {
-	n, size := opt.Threads, int64(len(src.Data))
-	if fi, err := os.Stat(src.Path); err == nil {
-		size = fi.Size()
-	}
+// share is how many threads a run of a graph of this size takes when n are
+// asked for, 0 for the default.
+func (e *Env) share(size int64, n int) int {
 	switch {
 	case e.cuda:
 		return 1
