@@ -93,7 +93,7 @@ func eventsCommand(g *global) *cobra.Command {
 			return err
 		},
 	}
-	c.AddCommand(tail, replay, lag, schema)
+	c.AddCommand(tail, replay, lag, searchCommand(g, &stream, &asJSON), schema)
 	return c
 }
 

@@ -282,5 +282,5 @@ func (s *Server) Search(ctx context.Context, query, stream string, k int) ([]sea
 			return nil, err
 		}
 	}
-	return s.index.Search(ctx, search.Query{Text: query, Embedding: vec, Stream: stream, K: k})
+	return s.index.Search(search.Query{Text: query, Image: vec, Stream: stream, K: k})
 }

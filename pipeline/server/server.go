@@ -106,7 +106,7 @@ func New(o Options) (_ *Server, err error) {
 	}
 	s.emitter = event.NewEmitter(s.seq, s.bus, outs...)
 	if !c.Search.Off {
-		if s.index, err = search.Open(search.Config{Path: filepath.Join(c.StateDir, "search.db"), MaxEvents: c.Search.MaxEvents, MaxAge: c.Search.MaxAge}); err != nil {
+		if s.index, err = search.Open(search.Config{Path: filepath.Join(c.StateDir, "search.db"), MaxEvents: c.Search.MaxEvents, MaxAge: c.Search.MaxAge, Log: o.Log, Model: o.Models.Info.Hash}); err != nil {
 			return nil, err
 		}
 	}
