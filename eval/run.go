@@ -232,8 +232,12 @@ func (s *scorer) play(ctx context.Context, e Engine, c *clip, mode Mode, steps [
 
 // normal runs a clip the shipped way and takes every score but the two controls.
 func (s *scorer) normal(ctx context.Context, e Engine, i int, c *clip) error {
-	// The clip's end comes last, so that every frame has been seen.
-	steps := []step{{t: c.Duration, order: 9, do: func(context.Context, Stream) error { return nil }}}
+	// Each second and the end, so that every frame is seen and a flag is noticed.
+	look := func(context.Context, Stream) error { return nil }
+	steps := []step{{t: c.Duration, order: 9, do: look}}
+	for t := 1.0; t < c.Duration; t++ {
+		steps = append(steps, step{t: t, order: 9, do: look})
+	}
 	if c.Split != "ood" {
 		steps = append(steps, s.describes(i, c, Normal)...)
 		steps = append(steps, s.changes(i, c)...)
