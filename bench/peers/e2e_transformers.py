@@ -23,17 +23,14 @@ if not os.path.exists(os.path.join(a.model, "config.json")):
 torch.set_num_threads(a.threads)
 transformers.logging.set_verbosity_error()
 model = transformers.AutoModelForImageTextToText.from_pretrained(a.model, dtype=torch.float32, attn_implementation="sdpa").eval()
-vision = model.config.vision_config
-size = vision.image_size
-per_frame = (size // vision.patch_size // model.config.scale_factor) ** 2
-image = model.config.image_token_id
-# A prompt of 32 text tokens around the frames, the same on all sides.
-prompt = [300 + i for i in range(32)]
-ids = torch.tensor([prompt[:8] + [image] * (per_frame * a.window) + prompt[8:]])
+processor = transformers.AutoProcessor.from_pretrained(a.model)
+size = model.config.vision_config.image_size
+chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Describe what happens."}]}]
+prompt = transformers.ProcessorMixin.apply_chat_template(processor, chat, add_generation_prompt=True)
 
 
 def frames(path: str):
-    """One frame a second, scaled to the encoder's square and normalised to -1..1."""
+    """One frame a second, scaled by FFmpeg to what the encoder takes, so that the processor's own resizing has nothing to do."""
     while True:
         with av.open(path) as c:
             st = c.streams.video[0]
@@ -45,15 +42,17 @@ def frames(path: str):
                     continue
                 due += 1.0
                 rgb = f.reformat(size, size, "rgb24", interpolation="BILINEAR").to_ndarray()
-                yield torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).float() / 127.5 - 1
+                yield torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
 
 
 @torch.inference_mode()
 def describe(window):
-    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=torch.stack(window)[None],
-                         pixel_attention_mask=torch.ones(1, len(window), size, size, dtype=torch.bool),
-                         do_sample=False, min_new_tokens=a.tokens, max_new_tokens=a.tokens)
-    assert out.shape[1] - ids.shape[1] == a.tokens, out.shape
+    n = len(window)
+    meta = [dict(fps=1.0, total_num_frames=n, duration=float(n), frames_indices=list(range(n)))]
+    inp = processor(text=prompt, videos=[[torch.stack(window)]], video_metadata=[meta], do_sample_frames=False, return_tensors="pt")
+    inp = {k: inp[k] for k in ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask")}
+    out = model.generate(**inp, do_sample=False, min_new_tokens=a.tokens, max_new_tokens=a.tokens, eos_token_id=None, pad_token_id=0)
+    assert out.shape[1] - inp["input_ids"].shape[1] == a.tokens, out.shape
 
 
 source = frames(a.video)

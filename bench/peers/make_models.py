@@ -1,7 +1,6 @@
-"""Makes the models that all sides run: SmolLM2-135M and SmolVLM2-256M sizes with random weights of a fixed seed.
+"""Makes the language model that all sides run: SmolLM2-135M's sizes with random weights of a fixed seed.
 
-Shapes and cost are those of the published models, whose weights can't be had everywhere. OUT then holds
-  smolvlm2-256m/       for transformers (the ONNX files of the other sides are exported from it)
+Shapes and cost are those of the published model, whose weights can't be had everywhere. OUT then holds
   smollm2-135m-hf/     for transformers
   smollm2-135m/        int4 ONNX of the onnxruntime-genai model builder: genai and Lookout
   smollm2-135m.gguf    Q4_1, embedding (the head, too) Q8_0: llama.cpp
@@ -55,17 +54,6 @@ def tokenizer(path: str):
 def smollm(path: str):
     torch.manual_seed(7)
     transformers.LlamaForCausalLM(transformers.LlamaConfig(**TEXT)).save_pretrained(path)
-    tokenizer(path)
-
-
-def smolvlm(path: str):
-    torch.manual_seed(8)
-    text = dict(TEXT, vocab_size=VOCAB + 128, model_type="llama")
-    vision = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=min(12, LAYERS), num_attention_heads=12, image_size=512, patch_size=16)
-    cfg = transformers.SmolVLMConfig(text_config=text, vision_config=vision, scale_factor=4, image_token_id=VOCAB + 38, pad_token_id=2, tie_word_embeddings=True)
-    m = transformers.SmolVLMForConditionalGeneration(cfg)
-    m.generation_config.eos_token_id = None
-    m.save_pretrained(path)
     tokenizer(path)
 
 
@@ -126,7 +114,6 @@ def gguf(path: str):
     w.close()
 
 
-once("smolvlm2-256m", smolvlm)
 once("smollm2-135m-hf", smollm)
 for module, name, make in (("gguf", "smollm2-135m.gguf", gguf), ("onnxruntime_genai", "smollm2-135m", genai)):
     if importlib.util.find_spec(module) is None:
