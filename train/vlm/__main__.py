@@ -5,18 +5,21 @@ Each stage goes on from its checkpoint, so it may be interrupted at any time and
 import argparse
 import os
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from . import encoder_stage
-from .data import Shards, make_tokenizer
-from .model import Config
+from yard.labels import MODEL_H, MODEL_W
+
+from . import encoder_stage, export
+from .data import make_tokenizer
+from .model import Config, Decoder, Domain, Encoder, Temporal, TextTower
 
 
 def main() -> None:
     cache = os.path.join(os.environ.get("LOOKOUT_CACHE", os.path.expanduser("~/.cache/lookout")))
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("stage", choices=["tokenizer", "encoder"])
+    ap.add_argument("stage", choices=["tokenizer", "encoder", "untrained"])
     ap.add_argument("--data", default=os.path.join(cache, "data"), help="folder with train/ and val/ shards")
     ap.add_argument("--out", default=os.path.join(cache, "train"), help="checkpoints")
     ap.add_argument("--minutes", type=float, default=60, help="wall-clock for the stage, earlier runs of it counted in")
@@ -28,8 +31,14 @@ def main() -> None:
     train, val = os.path.join(a.data, "train"), os.path.join(a.data, "val")
     path = os.path.join(a.out, "tokenizer.json")
     if not os.path.exists(path):
-        make_tokenizer(Shards(train), c.vocab, path)
+        make_tokenizer(c.vocab, path)
     tok = Tokenizer.from_file(path)
+    if a.stage == "untrained":  # a bundle of the right shapes to build against
+        torch.manual_seed(0)
+        to = os.path.join(a.out, "bundle-untrained")
+        print(export.write(to, c, path, Encoder(c), Domain(c), TextTower(c), Temporal(c), Decoder(c), {"version": "untrained"},
+                           np.random.default_rng(0).integers(0, 255, (3, MODEL_H, MODEL_W, 3), np.uint8)))
+        open(os.path.join(to, "READY"), "w").close()
     if a.stage == "encoder":
         encoder_stage.run(c, tok, train, val, a.out, a.minutes)
 

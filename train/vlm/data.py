@@ -10,8 +10,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from yard.labels import COLOR, COLORS, HELD_OUT, KIND, MODEL_FPS
-from yard.language import article, noun
-from yard.scene import CRATES, DOG_COLORS, PAINT
+from yard.language import Teller, article, noun
+from yard.render import SEED0, gate_patches, scene_of
+from yard.scene import CRATES, DOG_COLORS, PAINT, truth
 
 SPECIAL = ["<|pad|>", "<|bos|>", "<|frame|>", "<|describe|>", "<|changes|>", "<|ask|>", "<|answer|>", "<|nothing|>", "<|cannot_tell|>", "<|end|>"]
 
@@ -20,7 +21,8 @@ class Shards:
     """All finished shards of a folder; frames stay on disk."""
 
     def __init__(self, folder: str, limit: int = 0):
-        self.pix, self.grid, self.lines = [], [], []
+        self.pix, self.grid, self.lines, self._gates = [], [], [], {}
+        self.split = os.path.basename(os.path.normpath(folder))
         for d in sorted(glob.glob(os.path.join(folder, "shard-*"))):
             if not os.path.exists(os.path.join(d, "DONE")) or d.endswith(".tmp"):
                 continue
@@ -45,6 +47,15 @@ class Shards:
     def grids(self, i: int) -> dict[str, np.ndarray]:
         g = self.grid[i // self.n]
         return {k: v[i % self.n] for k, v in g.items()}
+
+    def scene(self, i: int):
+        return scene_of(self.lines[i]["seed"], self.split, self.frames)[0]
+
+    def gate_grid(self, i: int, f: int) -> np.ndarray:
+        """Per patch 0: no gate, 1: closed, 2: open. int8 [9,16]."""
+        if i not in self._gates:
+            self._gates[i] = gate_patches(self.scene(i)).astype(np.int8)
+        return self._gates[i] * self.gate(i, f)
 
     def gate(self, i: int, f: int) -> int:
         """0: no gate, 1: closed, 2: open."""
@@ -78,15 +89,17 @@ def phrase_bank(held_out: bool = False) -> list[tuple[str, int, int]]:
 TEMPLATES = ["{}", "a photo of {}", "a picture of {}", "there is {}"]
 
 
-def make_tokenizer(data: Shards, vocab: int, path: str) -> Tokenizer:
-    """Byte-level BPE over everything that is said in the yard."""
+def make_tokenizer(vocab: int, path: str, scenes: int = 800) -> Tokenizer:
+    """Byte-level BPE over what is said of some scenes of the training seeds."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tok.decoder = decoders.ByteLevel()
     corpus = [t.format(p) for t in TEMPLATES for p, _, _ in phrase_bank(True)]
-    for line in data.lines:
-        for t in line["texts"]:
-            corpus += t["describe"] + t["changes"] + [x for q in t["qa"] for x in (q["q"], q["a"])]
+    for seed in range(SEED0["train"], SEED0["train"] + scenes):
+        s, _ = scene_of(seed, "train", 24)
+        tell = Teller(s, lambda t: truth(s, t)[0], seed, plain=0.3)
+        for t in (1.5, 3.0, 4.5, 5.5):
+            corpus += [tell.describe(t), tell.changes(t)] + [x for q in tell.qa(t) for x in (q["q"], q["a"])]
     tok.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=vocab, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     tok.save(path)
     return tok

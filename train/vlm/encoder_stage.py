@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from yard.labels import KINDS
+from yard.labels import ACTION, KINDS
 
 from .common import Clock, adamw, log, save
 from .data import TEMPLATES, Shards, batch_ids, phrase_bank
@@ -18,17 +18,18 @@ LIGHT, WEATHER = ["day", "dusk", "night"], ["clear", "rain", "snow", "fog"]
 
 
 def sample(data: Shards, n: int, r: random.Random, augment: bool = True):
-    pix, cls, color, cover, scene = [], [], [], [], []
+    pix, cls, color, cover, gate, action, scene = [], [], [], [], [], [], []
     for _ in range(n):
         i, f = r.randrange(len(data)), r.randrange(data.frames)
         g, line = data.grids(i), data.lines[i]
-        p, c, o, v = data.pixels(i)[f], g["cls"][f], g["color"][f], g["cover"][f]
+        parts = [data.pixels(i)[f], g["cls"][f], g["color"][f], g["cover"][f], data.gate_grid(i, f), g["action"][f]]
         if augment and r.random() < 0.5:  # single frames have no left and right in their labels
-            p, c, o, v = p[:, ::-1], c[:, ::-1], o[:, ::-1], v[:, ::-1]
-        pix.append(p), cls.append(c), color.append(o), cover.append(v)
+            parts = [x[:, ::-1] for x in parts]
+        for x, to in zip(parts, (pix, cls, color, cover, gate, action)):
+            to.append(x)
         scene.append((LIGHT.index(line["light"]), WEATHER.index(line["weather"]), data.gate(i, f), data.lamps(i, f)))
     t = lambda x, d: torch.from_numpy(np.stack(x).astype(d)).flatten(1)
-    return torch.from_numpy(np.ascontiguousarray(np.stack(pix))), t(cls, np.int64), t(color, np.int64), t(cover, np.float32) / 100, torch.tensor(scene)
+    return torch.from_numpy(np.ascontiguousarray(np.stack(pix))), t(cls, np.int64), t(color, np.int64), t(cover, np.float32) / 100, t(gate, np.int64), t(action, np.int64), torch.tensor(scene)
 
 
 def sigmoid_loss(logits, target):
@@ -37,23 +38,25 @@ def sigmoid_loss(logits, target):
 
 
 def losses(enc, heads, text, bank_ids, bank_mask, kinds, colors, batch):
-    pix, cls, color, cover, scene = batch
-    with torch.autocast("cpu", torch.bfloat16):
-        tokens = enc(pix)
-        img, patch = enc.embeds(tokens)
-        bank = text(bank_ids, bank_mask)
-        lc, lo, lv = heads.cls(tokens), heads.color(tokens), heads.cover(tokens)
-        pooled = tokens.mean(1)
-        ls = [h(pooled) for h in (heads.light, heads.weather, heads.gate, heads.lamps)]
-        cnt = heads.count(tokens).float()
+    pix, cls, color, cover, gate, action, scene = batch
+    tokens = enc(pix)
+    img, patch = enc.embeds(tokens)
+    bank = text(bank_ids, bank_mask)
+    lc, lo, lv, lg, lb = (h(tokens) for h in (heads.cls, heads.color, heads.cover, heads.gate_patch, heads.body))
+    pooled = tokens.mean(1)
+    ls = [h(pooled) for h in (heads.light, heads.weather, heads.gate, heads.lamps)]
+    cnt = heads.count(tokens)
     out = {}
     w = torch.ones(len(KINDS))
     w[0] = 0.25
     sure = ((cover > 0.35) | (cls == 0)).float()
-    out["cls"] = (F.cross_entropy(lc.float().transpose(1, 2), cls, w, reduction="none") * sure).mean()
+    out["cls"] = (F.cross_entropy(lc.transpose(1, 2), cls, w, reduction="none") * sure).mean()
     fg = ((cls > 0) & (cover > 0.25)).float()
     out["color"] = (F.cross_entropy(lo.float().transpose(1, 2), color, reduction="none") * fg).sum() / fg.sum().clamp(min=1)
     out["cover"] = F.mse_loss(lv.float().squeeze(-1), cover)
+    out["gate_patch"] = 0.3 * F.cross_entropy(lg.transpose(1, 2), gate, torch.tensor([0.3, 1.0, 1.0]))
+    body = (fg + (action == ACTION["fallen"]) + 2 * (action == ACTION["carrying"])).long() * fg.long()  # what one picture shows of the action
+    out["body"] = 0.3 * (F.cross_entropy(lb.transpose(1, 2), body, reduction="none") * fg).sum() / fg.sum().clamp(min=1)
     for i, (name, l) in enumerate(zip(("light", "weather", "gate", "lamps"), ls)):
         out[name] = 0.3 * F.cross_entropy(l.float(), scene[:, i])
     area = torch.zeros(len(pix), len(KINDS)).scatter_add_(1, cls, cover)
@@ -62,11 +65,11 @@ def losses(enc, heads, text, bank_ids, bank_mask, kinds, colors, batch):
     s, b = text.scale.exp(), text.bias
     match = ((kinds == -1) | (kinds == cls[..., None])) & ((colors == -1) | (colors == color[..., None])) & (cls > 0)[..., None]
     keep = (fg > 0) | (torch.rand(fg.shape) < 0.04)
-    lp = s * (patch.float()[keep] @ bank.float().T) + b
+    lp = s * (patch[keep] @ bank.T) + b
     out["patch_text"] = sigmoid_loss(lp, match[keep].float()).sum(-1).mean() * 0.3
     seen = (match & (cover > 0.5)[..., None]).any(1)
     maybe = match.any(1) & ~seen
-    li = s * (img.float() @ bank.float().T) + b
+    li = s * (img @ bank.T) + b
     out["image_text"] = (sigmoid_loss(li, seen.float()) * (~maybe)).sum(-1).mean() * 0.3
     return out, (lc, lo, lp, match[keep], li, seen, maybe)
 
@@ -83,14 +86,13 @@ def evaluate(data, enc, heads, text, bank, n=512):
         fg = (batch[1] > 0) & (batch[3] > 0.5)
         acc["cls_fg"].append((lc.argmax(-1) == batch[1])[fg].float().mean().item())
         acc["color"].append((lo.argmax(-1) == batch[2])[fg].float().mean().item())
-        with torch.autocast("cpu", torch.bfloat16):
-            acc["scene_gate"].append((heads.gate(enc(batch[0]).mean(1)).argmax(-1) == batch[4][:, 2]).float().mean().item())
+        acc["scene_gate"].append((heads.gate(enc(batch[0]).mean(1)).argmax(-1) == batch[-1][:, 2]).float().mean().item())
         acc["phrase_auc"].append(((li > 0) == seen)[~maybe].float().mean().item())
     enc.train(), heads.train(), text.train()
     return {k: float(np.mean(v)) for k, v in acc.items()}
 
 
-def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, batch: int = 64, lr: float = 1.5e-3) -> None:
+def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, batch: int = 32, lr: float = 1.5e-3) -> None:
     torch.manual_seed(1)
     enc, heads, text = Encoder(c).to(memory_format=torch.channels_last), EncoderHeads(c), TextTower(c)
     opt = adamw(enc, heads, text, lr=lr)
@@ -123,7 +125,7 @@ def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, 
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         opt.step()
         step += 1
-        if step % 50 == 0:
+        if step % 100 == 0:
             log(step=step, share=clock.share(), clips=len(data), loss=loss.item(), **{k: v.item() for k, v in out_.items()})
         if clock.spent() - last > 120 or clock.share() >= 1:
             last = clock.spent()

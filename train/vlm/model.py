@@ -15,23 +15,23 @@ from yard.labels import ACTIONS, COLORS, EVENTS, GRID_H, GRID_W, KINDS
 
 @dataclass
 class Config:
-    dim: int = 192
-    enc_layers: int = 6
-    enc_heads: int = 6
+    dim: int = 128
+    enc_layers: int = 4
+    enc_heads: int = 4
     embed: int = 128
     temporal_layers: int = 2
     window: int = 16
     merge_w: int = 2
     merge_h: int = 3
-    width: int = 256
+    width: int = 192
     dec_layers: int = 4
-    heads: int = 8
+    heads: int = 6
     kv_heads: int = 2
     head_dim: int = 32
-    ffn: int = 704
-    vocab: int = 1024
+    ffn: int = 512
+    vocab: int = 640
     rope_theta: float = 10000.0
-    frames_in_window: int = 8
+    frames_in_window: int = 4
 
     @property
     def patches(self) -> int:
@@ -93,19 +93,26 @@ class Encoder(nn.Module):
 
     def __init__(self, c: Config):
         super().__init__()
-        chans = [3, 32, 64, 128, c.dim]
-        self.stem = nn.Sequential(*[m for i in range(4) for m in (
-            nn.Conv2d(chans[i], chans[i + 1], 3, 2, 1, bias=False), nn.BatchNorm2d(chans[i + 1]), nn.GELU())], nn.Conv2d(c.dim, c.dim, 1))
+        layers = [(3, 64, 7, 4), (64, 128, 3, 2), (128, c.dim, 3, 2)]
+        self.stem = nn.Sequential(*[m for i, o, k, s in layers for m in (
+            nn.Conv2d(i, o, k, s, k // 2, bias=False), nn.BatchNorm2d(o), nn.ReLU())], nn.Conv2d(c.dim, c.dim, 1))
         self.pos = nn.Parameter(torch.randn(1, c.patches, c.dim) * 0.02)
         self.blocks = nn.ModuleList(Block(c.dim, c.enc_heads) for _ in range(c.enc_layers))
         self.norm = nn.LayerNorm(c.dim)
         self.patch_proj, self.image_proj = nn.Linear(c.dim, c.embed), nn.Linear(c.dim, c.embed)
         self.pool = nn.Linear(c.dim, 1)
 
+    def stem_tokens(self, pixels):
+        """uint8 [N,H,W,3] -> [N,P,D], before any attention."""
+        x = pixels.permute(0, 3, 1, 2).to(torch.float32) * (1 / 58.0) - 2.0
+        return self.stem(x.contiguous(memory_format=torch.channels_last)).flatten(2).transpose(1, 2)
+
     def forward(self, pixels):
         """uint8 [N,H,W,3] -> tokens [N,P,D]."""
-        x = pixels.permute(0, 3, 1, 2).to(torch.float32) * (1 / 58.0) - 2.0
-        x = self.stem(x.contiguous(memory_format=torch.channels_last)).flatten(2).transpose(1, 2) + self.pos
+        return self.body(self.stem_tokens(pixels))
+
+    def body(self, stem):
+        x = stem + self.pos
         for b in self.blocks:
             x = b(x)
         return self.norm(x)
@@ -116,6 +123,29 @@ class Encoder(nn.Module):
         return F.normalize(self.image_proj((w * tokens).sum(1)), dim=-1), F.normalize(self.patch_proj(tokens), dim=-1)
 
 
+class Domain(nn.Module):
+    """How far a picture is from the training domain: Mahalanobis distance of pooled features, as a share of their number."""
+
+    def __init__(self, c: Config):
+        super().__init__()
+        n = 4 * c.dim
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("whiten", torch.eye(n))
+
+    @staticmethod
+    def features(stem, tokens):
+        """Mean and spread of each channel over the patches, before and after attention. [N,4D]"""
+        out = []
+        for x in (stem, tokens):
+            m = x.mean(1)
+            out += [m, ((x - m[:, None]) ** 2).mean(1).add(1e-6).sqrt()]
+        return torch.cat(out, -1)
+
+    def forward(self, stem, tokens):
+        z = (self.features(stem, tokens) - self.mean) @ self.whiten
+        return (z * z).mean(-1)
+
+
 class EncoderHeads(nn.Module):
     """Dense supervision from the simulator; not exported."""
 
@@ -123,7 +153,7 @@ class EncoderHeads(nn.Module):
         super().__init__()
         self.cls, self.color, self.cover = nn.Linear(c.dim, len(KINDS)), nn.Linear(c.dim, len(COLORS)), nn.Linear(c.dim, 1)
         self.light, self.weather, self.gate, self.lamps = (nn.Linear(c.dim, n) for n in (3, 4, 3, 2))
-        self.count = nn.Linear(c.dim, len(KINDS))
+        self.count, self.gate_patch, self.body = nn.Linear(c.dim, len(KINDS)), nn.Linear(c.dim, 3), nn.Linear(c.dim, 4)
 
 
 class TextTower(nn.Module):
@@ -202,9 +232,9 @@ class Temporal(nn.Module):
     def pool(self, x):
         """[...,P,D] -> visual tokens [...,T,C]: neighbouring patches side by side, as pixel shuffle does."""
         c = self.c
-        x = x.unflatten(-2, (GRID_H // c.merge_h, c.merge_h, GRID_W // c.merge_w, c.merge_w))
-        x = x.transpose(-4, -3)  # [..., GH, GW, merge_h, merge_w, D]
-        return self.connector(x.flatten(-3, -1).flatten(-3, -2))
+        gh, gw = GRID_H // c.merge_h, GRID_W // c.merge_w
+        y = x.reshape(-1, gh, c.merge_h, gw, c.merge_w, c.dim).permute(0, 3, 1, 2, 4, 5)  # columns first: words go from left to right
+        return self.connector(y.reshape(*x.shape[:-2], gh * gw, c.merge_h * c.merge_w * c.dim))
 
     def forward(self, x, ticks):
         for b in self.blocks:

@@ -53,29 +53,32 @@ def grids(s, t: float) -> dict[str, np.ndarray]:
     by = {a["id"]: a for a in actors}
     m = mask.reshape(GRID_H, MASK_H // GRID_H, GRID_W, MASK_W // GRID_W).transpose(0, 2, 1, 3).reshape(GRID_H, GRID_W, -1)
     g = {k: np.zeros((GRID_H, GRID_W), np.int8) for k in ("cls", "color", "vx", "action", "cover", "actor")}
-    for y in range(GRID_H):
-        for x in range(GRID_W):
-            ids, n = np.unique(m[y, x][m[y, x] > 0], return_counts=True)
-            if len(ids) == 0:
-                continue
-            a = by.get(int(ids[n.argmax()]) - 1)
-            if a is None:
-                continue
-            act = "moving" if a["direction"] else a["state"]
-            if a["state"] != "fallen" and a["carrying"]:
-                act = "carrying"
-            g["cls"][y, x], g["color"][y, x], g["action"][y, x] = KIND[a["kind"]], COLOR[a["color"]], ACTION[act]
-            g["vx"][y, x] = int(np.clip(round(a["vx"] / 4), -127, 127))
-            g["cover"][y, x] = int(100 * n.max() / m.shape[2])
-            g["actor"][y, x] = a["id"] + 1
+    n = (m[..., None] == np.arange(1, len(s.actors) + 1, dtype=np.uint8)).sum(2) if s.actors else np.zeros((GRID_H, GRID_W, 1), int)
+    top = n.argmax(-1)
+    for i in np.unique(top[n.max(-1) > 0]):
+        a = by.get(int(i))
+        if a is None:
+            continue
+        at = (top == i) & (n.max(-1) > 0)
+        act = "moving" if a["direction"] else a["state"]
+        if a["state"] != "fallen" and a["carrying"]:
+            act = "carrying"
+        g["cls"][at], g["color"][at], g["action"][at] = KIND[a["kind"]], COLOR[a["color"]], ACTION[act]
+        g["vx"][at] = int(np.clip(round(a["vx"] / 4), -127, 127))
+        g["cover"][at] = (100 * n.max(-1) / m.shape[2]).astype(np.int8)[at]
+        g["actor"][at] = a["id"] + 1
     return g
+
+
+def scene_of(seed: int, split: str, frames: int):
+    """The scene of a clip, and the random numbers that its other choices come from."""
+    r = random.Random(seed * 31 + 3)
+    return make_scene(seed, frames / MODEL_FPS, unseen=split == "unseen", idle=r.random() < 0.08, busy=r.random() < 0.25), r
 
 
 def clip(seed: int, split: str, frames: int):
     """One clip: uint8 [T,144,256,3], grids [T,9,16], and its line of clips.jsonl."""
-    r = random.Random(seed * 31 + 3)
-    dur = frames / MODEL_FPS
-    s = make_scene(seed, dur, unseen=split == "unseen", idle=r.random() < 0.08, busy=r.random() < 0.25)
+    s, r = scene_of(seed, split, frames)
     R = Renderer(s)
     step = r.choice([1, 1, 1, 2])
     fps = MODEL_FPS * step
@@ -96,6 +99,16 @@ def clip(seed: int, split: str, frames: int):
             "gate": s.gate_open if s.gate else None, "lamps": s.lamps,
             "actors": [{"id": a.id, "kind": a.kind, "color": a.color} for a in s.actors], "texts": texts}
     return pix, {k: np.stack([g[k] for g in gs]) for k in gs[0]}, line
+
+
+def gate_patches(s) -> np.ndarray:
+    """Which patches the gate lies in: bool [9,16]."""
+    out = np.zeros((GRID_H, GRID_W), bool)
+    if s.gate:
+        x, w = s.gate
+        k = WIDTH / GRID_W
+        out[int((s.horizon - 40) / k) : int((s.horizon - 5) / k) + 1, int((x + 10) / k) : int((x + w - 10) / k) + 1] = True
+    return out
 
 
 def shard(job) -> str:

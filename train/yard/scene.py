@@ -169,6 +169,14 @@ def make_scene(seed: int, duration: float = 6.0, unseen: bool = False, idle: boo
                  shake=r.choice([0, 0, 0, 0.6, 1.3]), noise=r.uniform(5, 11) if light == "night" else r.choice([0, 1.5, 4]), horizon=horizon)
 
 
+def _aside(x: float, band: float = 16.0) -> float:
+    """Keeps who stands still off the lines between left, middle and right, where the words for its place would be a toss-up."""
+    for line in (WIDTH / 3, 2 * WIDTH / 3):
+        if abs(x - line) < band:
+            return line + math.copysign(band, x - line)
+    return x
+
+
 def _actor(r: random.Random, id: int, kind: str, color: str, lane: float, duration: float, still: bool) -> Actor:
     h0, ar = SIZE[kind]
     scale = 0.62 + 0.38 * (lane - 210) / 140
@@ -176,7 +184,7 @@ def _actor(r: random.Random, id: int, kind: str, color: str, lane: float, durati
     a = Actor(id, kind, color, lane, h, h * ar, phase=r.random())
     lo, hi = a.w / 2 + 12, WIDTH - a.w / 2 - 12
     if still:
-        x = r.uniform(lo, hi)
+        x = _aside(r.uniform(lo, hi))
         a.segs = [Segment(-9, 99, x, x, "stopped")]
         if r.random() < 0.5:  # so that a standing actor does not tell by its side which way it looks
             a.segs.insert(0, Segment(-10, -9, x - 1, x, "moving"))
@@ -205,7 +213,7 @@ def _actor(r: random.Random, id: int, kind: str, color: str, lane: float, durati
         t += dt
 
     if plan == "start":
-        x = r.uniform(lo, hi)
+        x = _aside(r.uniform(lo, hi))
         t = r.uniform(0.8, duration * 0.6)
         a.segs.append(Segment(-10, -9, x - d, x, "moving"))
         a.segs.append(Segment(-9, t, x, x, "stopped"))
@@ -217,7 +225,7 @@ def _actor(r: random.Random, id: int, kind: str, color: str, lane: float, durati
         a.events.append((t + inside / speed, "enter"))
         a.segs.append(Segment(t - 20, t, x, x, "stopped"))
         far = out_r if d > 0 else out_l
-        mid = min(max(x + d * r.uniform(150, 430), lo), hi)
+        mid = _aside(min(max(x + d * r.uniform(150, 430), lo), hi))
         if plan == "through":
             go(far)
             a.events.append((t, "leave"))

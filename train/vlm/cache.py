@@ -1,0 +1,105 @@
+"""What the later stages train on, made once: each clip's patch tokens from the frozen encoder (also of the mirrored picture),
+and what is true in each of its frames. Also fits the distance from the training domain."""
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+
+import numpy as np
+import torch
+
+from yard.labels import MODEL_FPS
+from yard.scene import truth
+
+from .common import log
+from .data import Shards
+from .model import Config, Domain, Encoder
+
+CHUNK = 96  # frames a forward pass
+
+
+def _truths(job) -> list:
+    data, ids = job
+    out = []
+    for i in ids:
+        s = data.scene(i)
+        out.append([truth(s, f / MODEL_FPS)[0] for f in range(data.frames)])
+    return out
+
+
+_data: Shards | None = None
+
+
+def _init(folder: str) -> None:
+    global _data
+    _data = Shards(folder)
+
+
+def _work(ids) -> list:
+    return _truths((_data, ids))
+
+
+def truths(folder: str, path: str, workers: int = 2) -> list:
+    """Per clip, per frame: the actors of scene.truth."""
+    if os.path.exists(path):
+        with open(path, "rb") as f:
+            return pickle.load(f)
+    n = len(Shards(folder))
+    jobs = [range(i, min(i + 50, n)) for i in range(0, n, 50)]
+    with multiprocessing.get_context("spawn").Pool(workers, _init, (folder,)) as pool:
+        out = [t for part in pool.imap(_work, jobs) for t in part]
+    with open(path + ".tmp", "wb") as f:
+        pickle.dump(out, f)
+    os.replace(path + ".tmp", path)
+    return out
+
+
+@torch.no_grad()
+def tokens(enc: Encoder, c: Config, data: Shards, path: str, mirror: bool) -> np.ndarray:
+    """float16 [clips, frames, patches, dim] on disk."""
+    if os.path.exists(path):
+        return np.load(path, mmap_mode="r")
+    enc.eval()
+    out = np.lib.format.open_memmap(path + ".tmp", "w+", np.float16, (len(data), data.frames, c.patches, c.dim))
+    step = max(1, CHUNK // data.frames)
+    for i in range(0, len(data), step):
+        px = np.concatenate([data.pixels(j) for j in range(i, min(i + step, len(data)))])
+        if mirror:
+            px = px[:, :, ::-1]
+        with torch.autocast("cpu", torch.bfloat16):
+            t = enc(torch.from_numpy(np.ascontiguousarray(px)))
+        out[i : i + len(px) // data.frames] = t.float().numpy().reshape(-1, data.frames, c.patches, c.dim)
+        if i % (step * 50) == 0:
+            log(cache=os.path.basename(path), clips=i, of=len(data))
+    out.flush()
+    del out
+    os.replace(path + ".tmp", path)
+    return np.load(path, mmap_mode="r")
+
+
+@torch.no_grad()
+def fit_domain(enc: Encoder, c: Config, data: Shards, frames: int = 6000, shrink: float = 0.02) -> Domain:
+    """Mean and whitening of the pooled features over frames of the training clips."""
+    enc.eval()
+    r = np.random.default_rng(3)
+    feats = []
+    for _ in range(0, frames, CHUNK):
+        px = np.stack([data.pixels(int(r.integers(len(data))))[int(r.integers(data.frames))] for _ in range(CHUNK)])
+        stem = enc.stem_tokens(torch.from_numpy(px))
+        feats.append(Domain.features(stem, enc.body(stem)))
+    x = torch.cat(feats).double()
+    mean = x.mean(0)
+    cov = (x - mean).T @ (x - mean) / len(x)
+    cov += shrink * torch.diag(cov.diag().clamp(min=1e-6))
+    val, vec = torch.linalg.eigh(cov)
+    d = Domain(c)
+    d.mean.copy_(mean.float())
+    d.whiten.copy_((vec * val.clamp(min=1e-9).rsqrt()).float())
+    return d
+
+
+def load_encoder(c: Config, out: str) -> Encoder:
+    enc = Encoder(c).to(memory_format=torch.channels_last)
+    enc.load_state_dict(torch.load(os.path.join(out, "encoder.pt"), weights_only=True)["enc"])
+    return enc.eval()
