@@ -18,7 +18,7 @@ if not os.path.exists(os.path.join(a.model, "genai_config.json")):
 config = og.Config(a.model)
 config.overlay('{"model":{"decoder":{"session_options":{"intra_op_num_threads":%d}}}}' % a.threads)
 model = og.Model(config)
-prompt = np.arange(a.past, dtype=np.int32) % 40000 + 300
+prompt = np.arange(a.past, dtype=np.int32) % 4000 + 3
 
 
 def run():

@@ -16,7 +16,7 @@ if not os.path.exists(a.model):
     missing(f"{a.model}: not there; bench/peers/make_models.py makes it")
 
 llm = llama_cpp.Llama(a.model, n_ctx=a.past + a.tokens + 8, n_batch=a.past, n_ubatch=a.past, n_threads=a.threads, n_threads_batch=a.threads, verbose=False)
-prompt = [i % 40000 + 300 for i in range(a.past)]
+prompt = [i % 4000 + 3 for i in range(a.past)]
 
 
 def run():

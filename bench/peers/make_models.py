@@ -3,7 +3,8 @@
 Shapes and cost are those of the published model, whose weights can't be had everywhere. OUT then holds
   smollm2-135m-hf/     for transformers
   smollm2-135m/        int4 ONNX of the onnxruntime-genai model builder: genai and Lookout
-  smollm2-135m.gguf    Q4_1, embedding (the head, too) Q8_0: llama.cpp
+  smollm2-135m.gguf    Q4_0, the head as well: llama.cpp. Symmetric 4-bit blocks of 32 like the ONNX file's, and the
+                       format that llama.cpp repacks for the CPU's integer instructions
 What a missing library can't make is said and left out.
 """
 import argparse
@@ -78,7 +79,7 @@ def gguf(path: str):
     w.add_rope_dimension_count(TEXT["hidden_size"] // heads)
     w.add_rope_freq_base(TEXT["rope_theta"])
     w.add_vocab_size(VOCAB)
-    w.add_file_type(G.LlamaFileType.MOSTLY_Q4_1)
+    w.add_file_type(G.LlamaFileType.MOSTLY_Q4_0)
     words = ["<unk>", "<s>", "</s>"] + [f"<unused{i}>" for i in range(VOCAB - 3)]
     w.add_tokenizer_model("gpt2")
     w.add_tokenizer_pre("default")
@@ -98,8 +99,8 @@ def gguf(path: str):
     def rope_order(x, n: int):  # llama.cpp rotates neighbours, the reference halves
         return x.reshape(n, 2, x.shape[0] // n // 2, x.shape[1]).swapaxes(1, 2).reshape(x.shape)
 
-    Q4, Q8 = G.GGMLQuantizationType.Q4_1, G.GGMLQuantizationType.Q8_0
-    put("token_embd.weight", m.model.embed_tokens.weight, Q8)
+    Q4 = G.GGMLQuantizationType.Q4_0
+    put("token_embd.weight", m.model.embed_tokens.weight, Q4)
     put("output_norm.weight", m.model.norm.weight)
     for i, b in enumerate(m.model.layers):
         at, ff = b.self_attn, b.mlp

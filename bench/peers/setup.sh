@@ -20,11 +20,11 @@ if [ -n "${TORCH_INDEX:-}" ]; then
 else
     get torch "torch==2.10.0"
 fi
-get transformers "transformers==4.57.6" "tokenizers>=0.22,<0.23" "safetensors>=0.4" "numpy<3"
+get transformers "transformers==4.57.6" "tokenizers==0.22.2" "safetensors==0.8.0" "numpy==2.4.6"
 get pyav "av==18.1.0" "pillow==13.0.0"
 get gguf "gguf==0.17.1"
 get onnx "onnx==1.23.2" "onnxruntime==1.24.4"
-get onnxruntime-genai "onnxruntime-genai==0.11.4" "onnx_ir>=0.1.10"
+get onnxruntime-genai "onnxruntime-genai==0.11.4" "onnx_ir==0.1.16"
 # llama.cpp: a wheel if there is one for this machine, else built for this very CPU (about ten minutes).
 if pip install --quiet --disable-pip-version-check --only-binary llama-cpp-python "llama-cpp-python==0.3.16" 2>/dev/null; then
     echo "ready: llama.cpp (wheel)"
