@@ -55,12 +55,7 @@ func start(t *testing.T, addr string, in *inbox) *broker.Server {
 	if err := s.AddHook(new(auth.Hook), &auth.Options{Ledger: &auth.Ledger{Auth: auth.AuthRules{{Username: "lookout", Password: "pw", Allow: true}}}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.AddListener(listeners.NewTCP(listeners.Config{ID: "t", Address: addr})); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Serve(); err != nil {
-		t.Fatal(err)
-	}
+	// Before it listens, so that nothing is missed.
 	err := s.Subscribe("#", 1, func(_ *broker.Client, _ packets.Subscription, pk packets.Packet) {
 		e, err := event.Parse(pk.Payload)
 		if err != nil {
@@ -74,6 +69,12 @@ func start(t *testing.T, addr string, in *inbox) *broker.Server {
 		in.ids = append(in.ids, e.ID)
 	})
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AddListener(listeners.NewTCP(listeners.Config{ID: "t", Address: addr})); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Serve(); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -129,6 +130,10 @@ func TestThroughARestartOfTheBroker(t *testing.T) {
 	defer s.Close()
 	put(16, 20)
 	flush()
+	// The broker confirms before it passes on.
+	for end := time.Now().Add(20 * time.Second); in.first() != strings.Join(want, " ") && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
 	if got := in.first(); got != strings.Join(want, " ") {
 		t.Errorf("received %s\n    want %s", got, strings.Join(want, " "))
 	}
@@ -161,10 +166,24 @@ func TestErrors(t *testing.T) {
 	addr := freeAddr(t)
 	s := start(t, addr, new(inbox))
 	defer s.Close()
+	plain, err := net.Listen("tcp", "127.0.0.1:0") // hangs up: it does not speak TLS
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	go func() {
+		for {
+			c, err := plain.Accept()
+			if err != nil {
+				return
+			}
+			_ = c.Close()
+		}
+	}()
 	for name, c := range map[string]struct{ url, want string }{
 		"wrong password": {"tcp://lookout:s3cret@" + addr, "check username and password"},
 		"nobody there":   {"tcp://" + freeAddr(t), "start the broker"},
-		"no TLS":         {"ssl://" + addr, ""},
+		"no TLS":         {"ssl://" + plain.Addr().String(), ""},
 	} {
 		p, err := Open(Config{URL: c.url, Timeout: time.Second})
 		if err != nil {
