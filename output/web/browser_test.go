@@ -280,7 +280,10 @@ func TestBrowserAsks(t *testing.T) {
 	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
 	b := browse(t, h.url, 1280, 800)
 	b.until("the video plays", live)
-	b.run(chromedp.KeyEvent("a"), typeIn("question", "is there a <b>box</b>?\r"))
+	b.run(chromedp.KeyEvent("a"))
+	b.until("the field has the focus", `document.activeElement.id === 'question'`)
+	b.run(do(`document.getElementById('question').value = ''`)) // chromedp types the letter, too, though its key was taken
+	b.run(typeIn("question", "is there a <b>box</b>?\r"))
 	want, _ := json.Marshal(fake.Answer("is there a <b>box</b>?"))
 	b.until("the answer", fmt.Sprintf(`document.querySelector('#thread .words')?.textContent === %s`, want))
 	b.until("its probability", `document.querySelector('#thread .badge')?.textContent === 'yes 93%'`)
@@ -368,15 +371,13 @@ func TestBrowserAmongManyViewers(t *testing.T) {
 	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
 	b := browse(t, h.url, 1280, 800)
 	b.until("the video plays", live)
-	var block sync.WaitGroup
-	block.Add(1)
-	defer block.Done()
+	block := make(chan struct{})
 	var events [20]atomic.Int64
 	clients := make([]*webrtc.Client, 20)
 	for i := range clients {
 		o := webrtc.SubscribeOptions{OnEvent: func(*event.Event) { events[i].Add(1) }}
 		if i == 0 {
-			o.OnDelta = func(*event.Delta) { block.Wait() } // reads nothing from here on
+			o.OnDelta = func(*event.Delta) { <-block } // reads nothing from here on
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		c, err := webrtc.Subscribe(ctx, h.url+"/whep/yard", o)
@@ -387,6 +388,7 @@ func TestBrowserAmongManyViewers(t *testing.T) {
 		defer c.Close()
 		clients[i] = c
 	}
+	defer close(block) // before the clients close
 	for n := range 100 {
 		say(h.backend, "yard", fmt.Sprint("sentence number ", n))
 	}
@@ -408,7 +410,7 @@ func TestBrowserSignsIn(t *testing.T) {
 	b.until("the page asks", `document.getElementById('signin').open`)
 	b.run(typeIn("signin-password", "wrong\r"))
 	b.until("a refusal", `document.getElementById('signin-error').textContent.startsWith('wrong')`)
-	b.run(chromedp.SetValue(chromedp.ID("signin-password"), ""), typeIn("signin-password", "let-me-in-please\r"))
+	b.run(do(`document.getElementById('signin-password').value = ''`), typeIn("signin-password", "let-me-in-please\r"))
 	b.until("the video plays", live)
 	if eval[bool](b, `document.cookie !== '' || location.href.includes('let-me')`) {
 		t.Error("the page can read the secret")
@@ -444,15 +446,44 @@ func TestBrowserPictures(t *testing.T) {
 	p := 0.88
 	h.Say(&event.Event{Type: event.TypeAlert, Data: event.Data{Stream: "yard", Phase: event.Start, Text: "A box was left on the ground.", Probability: &p, Prompt: &event.Prompt{ID: "box", Text: "Is something left behind?"}}})
 	b.until("a whole caption", `document.getElementById('caption').textContent.includes('drops a box')`)
-	b.run(do(`document.activeElement.blur(); document.getElementById('thread').scrollTop = 0`), chromedp.Sleep(700*time.Millisecond))
-	b.shot("page-dark")
-	b.run(chromedp.KeyEvent("t"), chromedp.Sleep(300*time.Millisecond))
-	b.shot("page-light")
-	b.run(chromedp.KeyEvent("t"), chromedp.KeyEvent("?"), chromedp.Sleep(200*time.Millisecond))
-	b.shot("page-keys")
+	b.pictures("page")
+}
+
+// TestBrowserPicturesOf makes pictures of the page at LOOKOUT_URL, a running
+// Lookout.
+func TestBrowserPicturesOf(t *testing.T) {
+	url := os.Getenv("LOOKOUT_URL")
+	if url == "" || os.Getenv("LOOKOUT_SCREENSHOTS") == "" {
+		t.Skip("makes pictures only: set LOOKOUT_URL and LOOKOUT_SCREENSHOTS")
+	}
+	b := browse(t, url, 1440, 900)
+	b.until("the video plays", live)
+	b.until("words", `document.querySelectorAll('#events .event').length >= 4`)
+	if q := os.Getenv("LOOKOUT_QUESTION"); q != "" {
+		b.run(typeIn("question", q+"\r"))
+		b.until("an answer", `document.querySelector('#thread .a button, #thread .wrong')`)
+	}
+	b.pictures("demo")
+}
+
+// pictures takes the page in dark, light and on a phone, and its dialogs.
+func (b *tab) pictures(name string) {
+	const caption = `document.getElementById('caption').textContent.endsWith('.') && !document.getElementById('caption-box').classList.contains('quiet')`
+	theme := func(t string) chromedp.Action[chromedp.Void] {
+		return do(`document.activeElement.blur(); if (document.documentElement.dataset.theme !== '` + t + `') document.getElementById('theme').click()`)
+	}
+	for _, t := range []string{"dark", "light"} {
+		b.run(theme(t))
+		b.until("a caption", caption)
+		b.run(chromedp.Sleep(900 * time.Millisecond))
+		b.shot(name + "-" + t)
+	}
+	b.run(theme("dark"), chromedp.KeyEvent("?"), chromedp.Sleep(200*time.Millisecond))
+	b.shot(name + "-keys")
 	b.run(do(`document.getElementById('keys').close(); document.querySelector('#events .event[data-kind=description]').click()`), chromedp.Sleep(500*time.Millisecond))
-	b.shot("page-frame")
-	b.run(do(`document.getElementById('frame').close()`), chromedp.EmulateViewport(390, 844, chromedp.EmulateScale(2), chromedp.EmulateMobile, chromedp.EmulatePortrait), chromedp.Sleep(400*time.Millisecond))
-	b.until("a caption on the phone", `document.getElementById('caption').textContent.includes('bicycle')`)
-	b.shot("page-phone")
+	b.shot(name + "-frame")
+	b.run(do(`document.getElementById('frame').close()`), chromedp.EmulateViewport(390, 844, chromedp.EmulateScale(2), chromedp.EmulateMobile, chromedp.EmulatePortrait))
+	b.until("a caption on the phone", caption)
+	b.run(chromedp.Sleep(900 * time.Millisecond))
+	b.shot(name + "-phone")
 }

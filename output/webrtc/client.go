@@ -46,9 +46,9 @@ type Client struct {
 	resource string
 	control  *pion.DataChannel
 
-	ready, done chan struct{} // control open; connection over
-	readyOnce   sync.Once
-	doneOnce    sync.Once
+	ready, hello, done chan struct{} // control open; events begun; connection over
+	helloOnce          sync.Once
+	doneOnce           sync.Once
 
 	events, deltas, lost, packets, pictures atomic.Uint64
 
@@ -72,7 +72,7 @@ type ClientStats struct {
 // are open, or ctx ends.
 func Subscribe(ctx context.Context, whep string, o SubscribeOptions) (_ *Client, err error) {
 	c := &Client{http: o.HTTP, token: o.Token,
-		ready: make(chan struct{}), done: make(chan struct{}), waiting: map[int64]chan Message{}}
+		ready: make(chan struct{}), hello: make(chan struct{}), done: make(chan struct{}), waiting: map[int64]chan Message{}}
 	if c.http == nil {
 		c.http = http.DefaultClient
 	}
@@ -126,7 +126,7 @@ func Subscribe(ctx context.Context, whep string, o SubscribeOptions) (_ *Client,
 		dc.OnMessage(func(msg pion.DataChannelMessage) { c.message(msg.Data, o) })
 		if label == ChannelControl {
 			c.control = dc
-			dc.OnOpen(func() { c.readyOnce.Do(func() { close(c.ready) }) })
+			dc.OnOpen(func() { close(c.ready) })
 		}
 	}
 	if o.After != nil {
@@ -135,14 +135,16 @@ func Subscribe(ctx context.Context, whep string, o SubscribeOptions) (_ *Client,
 	if err := c.offer(ctx, whep); err != nil {
 		return nil, err
 	}
-	select {
-	case <-c.ready:
-		return c, nil
-	case <-c.done:
-		return nil, errors.New("webrtc: connection failed")
-	case <-ctx.Done():
-		return nil, fmt.Errorf("webrtc: not connected: %w", ctx.Err())
+	for _, step := range []chan struct{}{c.ready, c.hello} {
+		select {
+		case <-step:
+		case <-c.done:
+			return nil, errors.New("webrtc: connection failed")
+		case <-ctx.Done():
+			return nil, fmt.Errorf("webrtc: not connected: %w", ctx.Err())
+		}
 	}
+	return c, nil
 }
 
 func (c *Client) offer(ctx context.Context, whep string) error {
@@ -203,6 +205,8 @@ func (c *Client) message(data []byte, o SubscribeOptions) {
 		return
 	}
 	switch m.Type {
+	case "hello":
+		c.helloOnce.Do(func() { close(c.hello) })
 	case "event":
 		c.events.Add(1)
 		if o.OnEvent != nil {

@@ -260,7 +260,8 @@ func (v *viewer) channel(dc *pion.DataChannel) {
 		return
 	}
 	dc.OnOpen(func() {
-		p := newPipe(dc, v.srv.cfg.Queue, lost)
+		// Room for the past too, which comes at once.
+		p := newPipe(dc, v.srv.cfg.Queue+follow.History, lost)
 		if label == ChannelEvents {
 			b, _ := json.Marshal(&Message{Type: "hello", Protocol: Protocol, Viewer: v.id, Stream: v.stream})
 			p.send(b)
@@ -272,7 +273,6 @@ func (v *viewer) channel(dc *pion.DataChannel) {
 		v.mu.Lock()
 		v.pipes[label] = p
 		v.mu.Unlock()
-		v.spawn(func() { p.run(v.ctx.Done()) })
 		streams := []string{v.stream}
 		for s := range v.feeds {
 			streams = append(streams, s)
@@ -281,6 +281,8 @@ func (v *viewer) channel(dc *pion.DataChannel) {
 			v.follow = v.newFollower() // no event has been said before
 			v.listen(streams, nil)
 		}
+		// From here on hello is under way: who has it misses nothing.
+		v.spawn(func() { p.run(v.ctx.Done()) })
 	})
 }
 

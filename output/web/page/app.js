@@ -388,13 +388,11 @@ $('ask').addEventListener('submit', async e => {
   const words = h('span', { className: 'words' }, '…');
   const a = h('div', { className: 'a' }, words);
   const li = h('li', {}, h('div', { className: 'q' }, q), a);
-  $('thread').append(li);
-  while ($('thread').children.length > 30) $('thread').firstChild.remove();
-  const down = () => { $('thread').scrollTop = $('thread').scrollHeight; };
-  down();
+  $('thread').prepend(li);
+  while ($('thread').children.length > 30) $('thread').lastChild.remove();
   const parts = [];
   const answer = {
-    put(d) { parts[d.index] = d.text; words.textContent = parts.join(''); down(); },
+    put(d) { parts[d.index] = d.text; words.textContent = parts.join(''); },
     finish(ev) {
       if (answer.over) return;
       answer.over = true;
@@ -403,7 +401,6 @@ $('ask').addEventListener('submit', async e => {
       a.classList.toggle('unsure', !!d.abstained);
       if (d.probability !== undefined) a.append(h('span', { className: 'badge', title: 'Probability of yes' }, `yes ${percent(d.probability)}`));
       if (newest(ev)) a.append(h('button', { type: 'button', onclick: () => openFrame(ev) }, 'picture'));
-      down();
     },
   };
   try {

@@ -59,6 +59,7 @@ export class Captions {
     if (!due.length) return;
     this.waiting = this.waiting.filter(i => !due.includes(i));
     due.sort((a, b) => ahead(a.rtp ?? 0, b.rtp ?? 0) || a.index - b.index);
+    this.delay = 0; // words that come together are spoken one after another
     for (const i of due) this.show(i);
   }
 
@@ -97,6 +98,8 @@ export class Captions {
       span.textContent = i.text;
       const after = [...this.line.children].find(s => Number(s.dataset.i) > i.index);
       span.dataset.i = i.index;
+      span.style.animationDelay = `${this.delay}ms`;
+      this.delay += 70;
       this.line.insertBefore(span, after ?? null);
       this.line.classList.add('talking');
     }
