@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lookout-video/lookout/media"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"github.com/lookout-video/lookout/media"
 )
 
 func compile(t *testing.T) (event, delta *jsonschema.Schema) {

@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/output/redis"
 	"github.com/lookout-video/lookout/output/redis/redistest"
-	goredis "github.com/redis/go-redis/v9"
 )
 
 // cache is where the clients of other languages may have been installed besides

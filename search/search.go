@@ -21,9 +21,10 @@ import (
 	"time"
 	"unicode"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/internal/boltfile"
-	"go.etcd.io/bbolt"
 )
 
 // Config configures an Index.
@@ -164,7 +165,7 @@ func (x *Index) load(db *bbolt.DB) error {
 			ev, vec, err := decode(v)
 			if err != nil {
 				changes = append(changes, change{slices.Clone(k), nil})
-				return nil
+				return nil //nolint:nilerr // one damaged record costs that record
 			}
 			if vec != nil && !sameModel {
 				vec = nil

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
+
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/output/outbox"
 )

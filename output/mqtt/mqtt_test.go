@@ -12,13 +12,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lookout-video/lookout/event"
-	"github.com/lookout-video/lookout/output/outbox"
 	broker "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/hooks/auth"
 	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"go.uber.org/goleak"
+
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/output/outbox"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

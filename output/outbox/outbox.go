@@ -16,9 +16,10 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/internal/boltfile"
-	"go.etcd.io/bbolt"
 )
 
 // Sink is an output behind an outbox.
@@ -66,7 +67,8 @@ type Config struct {
 	MinBackoff, MaxBackoff time.Duration
 	// Lost is told of events that went undelivered (reason "outbox full", "refused"
 	// or "damaged"), summed up by stream, at most once in LostEvery (default 5 s).
-	// It may publish an event about it. It defaults to none.
+	// The stream is empty when a damaged file no longer tells. It may publish a
+	// lost_events status about it: that makes no loop. It defaults to none.
 	Lost      func(stream string, n uint64, reason string)
 	LostEvery time.Duration
 	// Log defaults to slog.Default().
@@ -553,6 +555,7 @@ type item struct {
 	size   int64
 	stream string
 	bad    bool // the record cannot be read
+	report bool // it tells of lost events itself
 }
 
 // take reads the oldest events that wait and marks them as in flight.
@@ -572,6 +575,7 @@ func (o *Outbox) take(limit int, single uint64) (evs []*event.Event, items []ite
 				_, it.stream, _, _ = decodeHeader(v)
 				if ev, err := decodeRecord(v); err == nil {
 					evs = append(evs, ev)
+					it.report = ev.Data.Status != nil && ev.Data.Status.State == "lost_events"
 				} else {
 					it.bad = true
 				}
@@ -606,7 +610,9 @@ func (o *Outbox) settle(to uint64, items []item, refused string) {
 			o.countLost(lostKey{it.stream, "damaged"}, 1)
 		case refused != "":
 			o.stats.Refused++
-			o.countLost(lostKey{it.stream, refused}, 1)
+			if !it.report { // or each refused report would make the next
+				o.countLost(lostKey{it.stream, refused}, 1)
+			}
 		default:
 			o.stats.Delivered++
 		}

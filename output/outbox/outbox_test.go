@@ -14,8 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lookout-video/lookout/event"
 	"go.uber.org/goleak"
+
+	"github.com/lookout-video/lookout/event"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -349,6 +350,35 @@ func TestCloseEndsADeliveryUnderWay(t *testing.T) {
 	<-entered
 	if err := o.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestARefusedReportMakesNoOther(t *testing.T) {
+	cfg := config(t)
+	cfg.LostEvery = time.Millisecond
+	var o *Outbox
+	var mu sync.Mutex
+	told := 0
+	cfg.Lost = func(stream string, n uint64, reason string) {
+		mu.Lock()
+		told++
+		mu.Unlock()
+		e := ev(stream, 100)
+		e.Data.Status.State = "lost_events"
+		if err := o.Publish(context.Background(), e); err != nil {
+			t.Error(err)
+		}
+	}
+	o = open(t, cfg, &fake{answer: func(context.Context, []*event.Event) error { return ErrRefused }})
+	run(t, o)
+	publish(t, o, 1, 1)
+	wait(t, "the event and its report to be refused", func() bool { return o.Stats().Refused == 2 })
+	publish(t, o, 2, 2) // a later loss is told again, the report's was not
+	wait(t, "both again", func() bool { return o.Stats().Refused == 4 })
+	mu.Lock()
+	defer mu.Unlock()
+	if told != 2 {
+		t.Errorf("told %d times, want 2", told)
 	}
 }
 

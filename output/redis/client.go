@@ -12,9 +12,10 @@ import (
 	"sync"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/output/outbox"
-	goredis "github.com/redis/go-redis/v9"
 )
 
 //go:embed camera.lua
@@ -196,7 +197,7 @@ func (c *Client) confirm(streams []string, cmds []*goredis.Cmd, err error) error
 	for i, s := range streams {
 		reply, err := cmds[i].Slice()
 		if err != nil || len(reply) != 2 {
-			return fmt.Errorf("redis at %s: unexpected reply %v (%v)", c.target, reply, err)
+			return c.strange(cmds[i])
 		}
 		c.known[s] = parseID(fmt.Sprint(reply[1]))
 	}
@@ -205,12 +206,16 @@ func (c *Client) confirm(streams []string, cmds []*goredis.Cmd, err error) error
 	}
 	reply, err := cmds[len(streams)].Slice()
 	if err != nil || len(reply) != 1+len(streams) {
-		return fmt.Errorf("redis at %s: unexpected reply %v (%v)", c.target, reply, err)
+		return c.strange(cmds[len(streams)])
 	}
 	for i, s := range streams {
 		c.knownAll[s] = parseID(fmt.Sprint(reply[1+i]))
 	}
 	return nil
+}
+
+func (c *Client) strange(cmd *goredis.Cmd) error {
+	return fmt.Errorf("redis at %s: a script answered %v: is this a Redis?", c.target, cmd.Val())
 }
 
 func bound(n int64) string { return strconv.FormatInt(max(n, 0), 10) }

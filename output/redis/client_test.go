@@ -9,11 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/output/outbox"
 	"github.com/lookout-video/lookout/output/redis"
 	"github.com/lookout-video/lookout/output/redis/redistest"
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

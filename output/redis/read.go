@@ -9,8 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lookout-video/lookout/event"
 	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/lookout-video/lookout/event"
 )
 
 // Entry is one event as it stands in a stream of Redis.

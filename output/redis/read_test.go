@@ -10,10 +10,11 @@ import (
 	"testing"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
+
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/output/redis"
 	"github.com/lookout-video/lookout/output/redis/redistest"
-	goredis "github.com/redis/go-redis/v9"
 )
 
 func replay(t *testing.T, c *redis.Client, o redis.ReplayOptions) (got []string, bad int) {
