@@ -217,6 +217,7 @@ func TestFalseSentences(t *testing.T) {
 		{"A blue car comes in from the left and comes in from the right.", 1},
 		{"A person in a red and blue coat walks to the right.", 1},
 		{"A red blue van is on the left.", 1},
+		{"A red person in a blue coat drops a box.", 1},
 
 		// All colours, all sides.
 		{"A red van is on the left. A blue van is on the left. A green van is on the left. A white van is on the left.", 3},
@@ -376,6 +377,62 @@ func TestEdgesOfTime(t *testing.T) {
 	}
 }
 
+// Of two events the last one is what must be told; where it stopped counts too.
+func TestLastEventCounts(t *testing.T) {
+	c := scene(t, []cast{
+		{kind: "van", color: "red", state: "stopped", side: "left"},
+		{kind: "car", color: "blue", state: "stopped", side: "left", visible: 0.2},
+	}, happening{3.6, "enter", 0, "right"}, happening{4.3, "stop", 0, "right"}, happening{4.3, "stop", 1, ""})
+	l := newLexicon(nil)
+	for _, x := range []struct {
+		text  string
+		wrong int
+		said  bool
+	}{
+		{"A red van has stopped.", 0, true},
+		{"A red van has stopped on the left.", 0, true},
+		{"A red van has stopped on the right.", 1, false},
+		{"A red van comes in from the left.", 0, false},
+		{"A red van comes in from the left and stops.", 0, true},
+		{"A blue car has stopped.", 1, false}, // hidden
+	} {
+		v := c.at(5, recent).judge(l.read(x.text))
+		if len(v.wrong) != x.wrong || v.said[0] != x.said {
+			t.Errorf("%q: false %v, recalled %v; want %d, %v", x.text, v.wrong, v.said[0], x.wrong, x.said)
+		}
+	}
+}
+
+// A sentence true of two is meant for the one that must be told.
+func TestRecallBreaksTies(t *testing.T) {
+	half := cast{kind: "van", color: "red", state: "stopped", side: "left", visible: 0.5}
+	whole := half
+	whole.visible = 1
+	v := scene(t, []cast{half, whole, half}).at(5, recent).judge(newLexicon(nil).read("A red van is on the left."))
+	if !v.said[1] || len(v.wrong) != 0 {
+		t.Errorf("recalled %v, false %v", v.said, v.wrong)
+	}
+}
+
+func TestProbability(t *testing.T) {
+	for _, x := range []struct {
+		a    Answer
+		want float64
+	}{
+		{Answer{Text: "yes", HasYes: true, YesProb: 0.7}, 0.7},
+		{Answer{HasYes: true, YesProb: 1.2}, 1},
+		{Answer{Text: "Yes, it is."}, 1},
+		{Answer{Text: "no"}, 0},
+		{Answer{Text: "perhaps"}, 0.5},
+		{Answer{}, 0.5},
+		{Answer{Text: "yes", CannotTell: true}, 0.5},
+	} {
+		if got := x.a.probability(); got != x.want {
+			t.Errorf("%+v: %v, want %v", x.a, got, x.want)
+		}
+	}
+}
+
 // What left a second ago may be told, what is in somebody's arms stands nowhere.
 func TestGoneAndHeld(t *testing.T) {
 	c := scene(t, []cast{
@@ -390,6 +447,7 @@ func TestGoneAndHeld(t *testing.T) {
 		"A red van leaves to the left.":       1,
 		"A red van is on the right.":          1,
 		"A box is on the left.":               1,
+		"A box stands still.":                 1,
 		"There is a box.":                     0,
 		"A person in a blue coat has a box.":  1, // not a word of the table: strict
 		"A person in a blue coat holds a box": 0,
@@ -430,6 +488,7 @@ func TestAnswers(t *testing.T) {
 		{"color", "red", "red or blue", false},
 		{"color", "red", "red and blue", false},
 		{"color", "red", "red. blue.", false},
+		{"color", "blue", "red blue", false},
 		{"color", "red", "not red", false},
 		{"color", "red", "reddish", false},
 		{"color", "red", "", false},

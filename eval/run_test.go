@@ -348,6 +348,9 @@ func TestPerfectEngine(t *testing.T) {
 	if r.OODFlagged.N != 2 || r.OODFalse.N != 20 || r.FramesPerSecond.N != 20*24 || r.DescriptionMsP50.N != 80 {
 		t.Errorf("counted %d, %d, %d, %d", r.OODFlagged.N, r.OODFalse.N, r.FramesPerSecond.N, r.DescriptionMsP50.N)
 	}
+	if r.left == 0 {
+		t.Error("no question is at an edge")
+	}
 	if r.EventRecall.Low < 0.75 || r.EventRecall.Low >= 1 {
 		t.Errorf("twenty clips can't bound recall below by %v", r.EventRecall.Low)
 	}
@@ -416,6 +419,69 @@ func TestReportIsDeterministic(t *testing.T) {
 		}
 		if k != "frames_per_second" && string(a[k]) != string(b[k]) {
 			t.Errorf("%s: %s, then %s", k, a[k], b[k])
+		}
+	}
+}
+
+// As many temporal yes/no questions are taken whose answer is yes as no.
+func TestTemporalItemsAreBalanced(t *testing.T) {
+	_, byName := testDir(t)
+	var clips []*clip
+	for _, g := range goldens(t) {
+		clips = append(clips, byName[g.clip.Video])
+	}
+	s := &scorer{lex: newLexicon(nil), clips: clips, items: map[itemKey]item{}}
+	s.choose()
+	count := map[string]int{}
+	for k := range s.items {
+		if k.ask < 0 {
+			count["described"]++
+			continue
+		}
+		q := clips[k.clip].Ask[k.ask]
+		if yes, is := yesNo(q.A); is {
+			count[fmt.Sprint(q.Kind, yes)]++
+		} else {
+			count[q.Kind]++
+		}
+	}
+	for _, kind := range []string{"stopped", "drop", "pick_up"} {
+		if n := count[kind+"true"]; n == 0 || n != count[kind+"false"] {
+			t.Errorf("%s: %d questions with yes, %d with no", kind, n, count[kind+"false"])
+		}
+	}
+	if count["described"] == 0 || count["direction"] == 0 {
+		t.Errorf("items are %v", count)
+	}
+}
+
+// echo tells each event of the last two seconds: the second time is chatter.
+type echo struct{ perfect }
+
+func (e echo) changes(c *clip, t float64) string {
+	return strings.TrimSpace(e.perfect.changes(c, t) + " " + e.perfect.changes(c, t-1))
+}
+
+func TestRepetitionIsChatter(t *testing.T) {
+	c := scene(t, []cast{{kind: "van", color: "red", state: "stopped", side: "left"}}, happening{2.8, "stop", 0, ""})
+	for _, x := range []struct {
+		speaker
+		value float64
+		n     int
+	}{
+		{perfect{}, 0, 4},  // told at 3 s; 1, 2, 4 and 5 s are quiet
+		{echo{}, 0.25, 4},  // and again at 4 s
+		{mute{}, 0, 3},     // still news at 4 s, give or take
+		{inventor{}, 1, 3}, // tells nothing that is so
+	} {
+		s := &scorer{lex: newLexicon(nil), opt: Options{Log: t.Logf}, clips: []*clip{c}}
+		e := &fake{clips: map[string]*clip{c.Video: c}, speaker: x.speaker}
+		c.path = c.Video
+		if err := s.play(context.Background(), e, c, Normal, s.changes(0, c), func(int, time.Duration, bool) {}); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.chatter.proportion(); got.Value != x.value || got.N != x.n {
+			t.Errorf("%T: %v of %d updates are chatter, want %v of %d", x.speaker, got.Value, got.N, x.value, x.n)
 		}
 	}
 }
