@@ -223,6 +223,9 @@ var cpuID = sync.OnceValue(func() string {
 	return strings.Join(id, "")
 })
 
+// Name is the model's name, for errors.
+func (s *Session) Name() string { return s.name }
+
 // Input describes the input called name.
 func (s *Session) Input(name string) (Info, error) {
 	if i, err := find(s.Inputs, name); err == nil {

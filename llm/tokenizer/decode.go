@@ -152,10 +152,12 @@ func byteFallback(tokens []string) []string {
 	return out
 }
 
-// Stream decodes one token after the other and never gives half a rune.
+// Stream decodes one token after the other and never gives half a rune. What
+// it gives in all is what Decode gives at once.
 type Stream struct {
 	t       *Tokenizer
-	pending []byte
+	pending []byte   // byte-level: the beginning of a rune
+	run     []string // byte-fallback: byte tokens, whose text depends on all of them
 	started bool
 }
 
@@ -165,17 +167,23 @@ func (t *Tokenizer) Stream() *Stream { return &Stream{t: t} }
 // Add gives the text that id completes: "" while a rune is still open, and
 // for special tokens.
 func (s *Stream) Add(id int) string {
-	if s.t.added.special[id] {
+	text, ok := s.t.text(id)
+	if !ok {
 		return ""
 	}
-	b := s.t.Token(id)
-	if !s.started && len(b) > 0 {
-		s.started = true
-		if !s.t.bytes && b[0] == ' ' {
-			b = b[1:] // the space that these vocabularies put before a text
-		}
+	if s.t.bytes {
+		s.pending = append(s.pending, s.t.Token(id)...)
+		return s.whole()
 	}
-	s.pending = append(s.pending, b...)
+	if _, ok := byteToken(text); ok {
+		s.run = append(s.run, text)
+		return ""
+	}
+	return s.begin(s.endRun() + string(s.t.Token(id)))
+}
+
+// whole gives what is pending, but for a rune that is still open.
+func (s *Stream) whole() string {
 	n := len(s.pending)
 	// At most the last three bytes can be the beginning of a rune.
 	for i := n - 1; i >= 0 && i >= n-3; i-- {
@@ -191,9 +199,24 @@ func (s *Stream) Add(id int) string {
 	return out
 }
 
+func (s *Stream) endRun() string {
+	out := strings.Join(byteFallback(s.run), "")
+	s.run = s.run[:0]
+	return out
+}
+
+// begin drops the space that these vocabularies put before a text.
+func (s *Stream) begin(text string) string {
+	if !s.started && text != "" {
+		s.started = true
+		text = strings.TrimPrefix(text, " ")
+	}
+	return text
+}
+
 // Flush ends the text: a rune left open becomes U+FFFD.
 func (s *Stream) Flush() string {
-	out := Valid(string(s.pending))
-	s.pending, s.started = nil, false
+	out := s.begin(s.endRun()) + Valid(string(s.pending))
+	*s = Stream{t: s.t}
 	return out
 }

@@ -216,3 +216,6 @@ func illFormed(s string) int {
 	}
 	return n
 }
+
+// Special reports whether id is a special token, which Decode leaves out.
+func (t *Tokenizer) Special(id int) bool { return t.added.special[id] }

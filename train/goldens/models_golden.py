@@ -323,7 +323,8 @@ class LlavaVision(torch.nn.Module):
     def forward(self, pixels):
         h = self.tower(pixels, output_hidden_states=True).hidden_states[self.layer]
         out = self.proj(h[:, 1:] if self.drop else h)
-        return (out, self.newline * 1.0) if self.newline is not None else out
+        # The newline hangs on the input, or the exporter would fold it away with its name.
+        return (out, self.newline + pixels[0, 0, 0, 0] * 0) if self.newline is not None else out
 
 
 def export_llava(folder, model, cfg, s, drop, newline):

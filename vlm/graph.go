@@ -1,0 +1,102 @@
+package vlm
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/lookout-video/lookout/internal/ort"
+	"github.com/lookout-video/lookout/tensor"
+)
+
+func has(list []ort.Info, name string) (ort.Info, bool) {
+	i := slices.IndexFunc(list, func(x ort.Info) bool { return x.Name == name })
+	if i < 0 {
+		return ort.Info{}, false
+	}
+	return list[i], true
+}
+
+// call is one run of a graph with inputs and outputs that change shape. Public
+// graphs take and give float32 or float16; callers see float32 only.
+type call struct {
+	b    *ort.Binding
+	s    *ort.Session
+	err  error
+	back []func()
+}
+
+func newCall(s *ort.Session) *call {
+	b, err := s.NewBinding()
+	return &call{b: b, s: s, err: err}
+}
+
+func bind[T tensor.Element](c *call, name string, data []T, shape ...int) {
+	if c.err == nil {
+		c.err = ort.Bind(c.b, name, tensor.View[T]{Shape: shape, Data: data})
+	}
+}
+
+// floats binds data as the graph wants it. Outputs are copied back by run.
+func (c *call) floats(name string, data []float32, shape ...int) {
+	in, ok := has(c.s.Inputs, name)
+	if !ok {
+		in, _ = has(c.s.Outputs, name)
+	}
+	if in.Type != "float16" {
+		bind(c, name, data, shape...)
+		return
+	}
+	half := make([]uint16, max(1, tensor.Shape(shape).Len()))
+	if ok {
+		for i := range half {
+			half[i] = toHalf(data[i])
+		}
+	} else {
+		c.back = append(c.back, func() {
+			for i, h := range half {
+				data[i] = fromHalf(h)
+			}
+		})
+	}
+	bind(c, name, half, shape...)
+}
+
+func (c *call) run(ctx context.Context) error {
+	if c.err == nil {
+		c.err = c.b.Run(ctx)
+	}
+	if c.err == nil {
+		for _, f := range c.back {
+			f()
+		}
+	}
+	c.back = c.back[:0]
+	return c.err
+}
+
+func (c *call) close() {
+	if c.b != nil {
+		if err := c.b.Close(); c.err == nil {
+			c.err = err
+		}
+	}
+}
+
+// dim is the extent of an axis, or fallback where the graph leaves it open.
+func dim(i ort.Info, axis, fallback int) int {
+	if axis < len(i.Shape) && i.Shape[axis] > 0 {
+		return i.Shape[axis]
+	}
+	return fallback
+}
+
+// known complains of inputs that nobody here would fill.
+func known(s *ort.Session, names ...string) error {
+	for _, in := range s.Inputs {
+		if !slices.Contains(names, in.Name) {
+			return fmt.Errorf("vlm: %s asks for an input %q that is not known: the export is of another kind", s.Name(), in.Name)
+		}
+	}
+	return nil
+}

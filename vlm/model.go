@@ -1,0 +1,373 @@
+// Package vlm runs public vision-language models as they are downloaded: the
+// ONNX files that exporters make, with every constant from the model's own
+// config.json, preprocessor and tokenizer files and chat template. It gives
+// what the reference library gives for them (the tests named Parity).
+package vlm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/lookout-video/lookout/encoder/vision"
+	"github.com/lookout-video/lookout/internal/ort"
+	"github.com/lookout-video/lookout/llm/chat"
+	"github.com/lookout-video/lookout/llm/tokenizer"
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/model"
+	"github.com/lookout-video/lookout/tensor"
+)
+
+// ErrBlind is returned when a picture is given to a language model.
+var ErrBlind = errors.New("vlm: this model takes no pictures")
+
+// Options of a Model. The zero value is ready to use.
+type Options struct {
+	// Precision chooses among a folder's files: auto, fp32, fp16, q4, q4f16,
+	// int8, uint8, quantized or bnb4. It defaults to auto: what suits the device.
+	Precision string
+	// Frames is how many frames a session keeps. It defaults to 8.
+	Frames int
+}
+
+// Model is a public model, loaded. It is safe for concurrent use; sessions
+// share its weights.
+type Model struct {
+	// Layout is what the folder holds.
+	Layout model.Layout
+
+	cfg          *config
+	opt          Options
+	tok          *tokenizer.Tokenizer
+	chat         *chat.Template
+	still, video vision.Config
+	see, embed   *ort.Session
+	g            *graphs
+	sessions     []*ort.Session
+	ends         []int
+	perTile      int                       // tokens
+	newline      atomic.Pointer[[]float32] // learned from the first picture
+}
+
+// Open loads the public model in dir.
+func Open(dir string, env *ort.Env, opt Options) (m *Model, err error) {
+	layout, err := model.Detect(dir)
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains([]model.Layout{model.Lookout, model.CLIP, model.SigLIP}, layout) {
+		return nil, fmt.Errorf("vlm: %s: a %s model does not speak", dir, layout)
+	}
+	if opt.Frames <= 0 {
+		opt.Frames = 8
+	}
+	m = &Model{Layout: layout, opt: opt}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close())
+			m = nil
+		}
+	}()
+	if m.cfg, err = readConfig(dir); err != nil {
+		return m, err
+	}
+	if m.tok, m.ends, err = readTokenizer(dir); err != nil {
+		return m, err
+	}
+	m.ends = append(m.ends, m.cfg.EOS...)
+	if end, ok := m.tok.ID("<end_of_utterance>"); ok {
+		m.ends = append(m.ends, end)
+	}
+	if m.chat, err = chat.Load(dir); err != nil {
+		return m, err
+	}
+	gpu := strings.HasPrefix(env.Device(), "cuda")
+	load := func(name string) (*ort.Session, error) {
+		path, err := model.Graph(dir, name, opt.Precision, gpu)
+		if err != nil {
+			return nil, err
+		}
+		s, err := env.NewSession(ort.Source{Path: path}, ort.Options{})
+		if err == nil {
+			m.sessions = append(m.sessions, s)
+		}
+		return s, err
+	}
+	if err := m.loadDecoder(dir, load); err != nil {
+		return m, err
+	}
+	if layout == model.DecoderOnly {
+		return m, nil
+	}
+	if m.still, m.video, err = readPreprocessor(dir); err != nil {
+		return m, err
+	}
+	if m.see, err = load("vision_encoder"); err != nil {
+		return m, err
+	}
+	return m, m.checkVision()
+}
+
+func readTokenizer(dir string) (*tokenizer.Tokenizer, []int, error) {
+	data, err := os.ReadFile(filepath.Join(dir, "tokenizer.json"))
+	if err != nil {
+		return nil, nil, fmt.Errorf("vlm: %w", err)
+	}
+	tok, err := tokenizer.New(data)
+	if err != nil {
+		return nil, nil, fmt.Errorf("vlm: %s: %w", dir, err)
+	}
+	var c struct {
+		EOS any `json:"eos_token"`
+	}
+	if err := readJSON(dir, "tokenizer_config.json", false, &c); err != nil {
+		return nil, nil, err
+	}
+	name, _ := c.EOS.(string)
+	if o, ok := c.EOS.(map[string]any); ok {
+		name, _ = o["content"].(string)
+	}
+	if id, ok := tok.ID(name); ok {
+		return tok, []int{id}, nil
+	}
+	return tok, nil, nil
+}
+
+// loadDecoder takes the graphs under any of the names that exporters use.
+func (m *Model) loadDecoder(dir string, load func(string) (*ort.Session, error)) error {
+	var first, next *ort.Session
+	var err error
+	switch {
+	case len(model.Variants(dir, "decoder_model_merged")) > 0:
+		next, err = load("decoder_model_merged")
+	case len(model.Variants(dir, "decoder_with_past_model")) > 0:
+		if next, err = load("decoder_with_past_model"); err == nil && len(model.Variants(dir, "decoder_model")) > 0 {
+			first, err = load("decoder_model")
+		}
+	default:
+		next, err = load("model")
+	}
+	if err != nil {
+		return err
+	}
+	if m.g, err = newGraphs(first, next, m.cfg.Text); err != nil {
+		return err
+	}
+	if m.g.ids {
+		return nil
+	}
+	if m.embed, err = load("embed_tokens"); err != nil {
+		return err
+	}
+	out, ok := has(m.embed.Outputs, "inputs_embeds")
+	if !ok {
+		return fmt.Errorf("vlm: %s gives no inputs_embeds", m.embed.Name())
+	}
+	if w := dim(out, 2, m.g.width); w != m.g.width {
+		return fmt.Errorf("vlm: %s gives embeddings of width %d, but %s takes %d: they are not of one model", m.embed.Name(), w, m.g.next.Name(), m.g.width)
+	}
+	return nil
+}
+
+// checkVision finds how many tokens a tile gives and whether they fit the
+// language model.
+func (m *Model) checkVision() error {
+	out, ok := has(m.see.Outputs, "image_features")
+	if !ok {
+		return fmt.Errorf("vlm: %s gives no image_features", m.see.Name())
+	}
+	if w := dim(out, len(out.Shape)-1, m.g.width); w != m.g.width {
+		return fmt.Errorf("vlm: the connector of %s gives tokens of width %d, but %s takes %d: they are not of one model", m.see.Name(), w, m.g.next.Name(), m.g.width)
+	}
+	if err := known(m.see, "pixel_values", "pixel_attention_mask"); err != nil {
+		return err
+	}
+	n := m.cfg.side() * m.cfg.side()
+	switch {
+	case m.Layout == model.SmolVLM:
+		n /= m.cfg.ScaleFactor * m.cfg.ScaleFactor
+	case m.cfg.SelectStrategy == "full" && m.cfg.Vision.ModelType == "clip_vision_model":
+		n++ // CLIP's class token
+	}
+	if m.perTile = dim(out, len(out.Shape)-2, n); m.perTile <= 0 {
+		return fmt.Errorf("vlm: %s: config.json does not tell how many tokens a picture has", m.see.Name())
+	}
+	if m.cfg.ImageTokenID == 0 {
+		id, ok := m.tok.ID("<image>")
+		if !ok {
+			return fmt.Errorf("vlm: config.json names no image token")
+		}
+		m.cfg.ImageTokenID = id
+	}
+	return nil
+}
+
+// Sees reports whether the model takes pictures.
+func (m *Model) Sees() bool { return m.see != nil }
+
+// Width is the size of one visual token.
+func (m *Model) Width() int { return m.g.width }
+
+// Close frees the graphs. Sessions must be closed before.
+func (m *Model) Close() error {
+	var err error
+	for _, s := range m.sessions {
+		err = errors.Join(err, s.Close())
+	}
+	m.sessions = nil
+	return err
+}
+
+func image(f *media.Frame) vision.Image { return vision.Image{W: f.Width, H: f.Height, Pix: f.Pix} }
+
+// frameTile prepares one frame of a stream.
+func (m *Model) frameTile(f *media.Frame) (vision.Image, error) {
+	switch m.Layout {
+	case model.SmolVLM:
+		return m.video.VideoFrame(image(f))
+	case model.LlavaOneVision:
+		return m.video.Square(image(f), vision.PyTorch)
+	case model.LlavaNext:
+		n := m.cfg.Vision.Image
+		return vision.Resize(image(f), n, n, m.still.Resample, vision.Pillow)
+	}
+	if m.still.Size.ShortestEdge > 0 {
+		return m.still.CenterCrop(image(f))
+	}
+	return m.still.Square(image(f), vision.Pillow)
+}
+
+// EncodeFrame gives the visual tokens of one frame of a stream, [tokens, width].
+// A frame is one tile: streams are never split.
+func (m *Model) EncodeFrame(ctx context.Context, f *media.Frame) (tensor.View[float32], error) {
+	if !m.Sees() {
+		return tensor.View[float32]{}, ErrBlind
+	}
+	tile, err := m.frameTile(f)
+	if err != nil {
+		return tensor.View[float32]{}, err
+	}
+	pre := &m.still
+	if m.Layout == model.SmolVLM || m.Layout == model.LlavaOneVision {
+		pre = &m.video
+	}
+	v, newline, err := m.look(ctx, []vision.Image{tile}, pre)
+	if err != nil {
+		return v, err
+	}
+	v = v.At(0)
+	switch m.Layout {
+	case model.LlavaOneVision: // half the patches a side for videos
+		n := m.cfg.side()
+		g := grid{n, n, v.Shape[1], v.Data}.resize((n+1)/2, (n+1)/2)
+		return tensor.Of(g.data, g.h*g.w, g.c)
+	case model.LlavaNext:
+		return tensor.Of(append(v.Data[:len(v.Data):len(v.Data)], newline...), v.Shape[0]+len(newline)/v.Shape[1], v.Shape[1])
+	}
+	return v, nil
+}
+
+// Still is the visual tokens of one picture, looked at closely.
+type Still struct {
+	// Tokens is [tokens, width].
+	Tokens     tensor.View[float32]
+	rows, cols int
+}
+
+// EncodeStill gives the visual tokens of one picture, split into tiles where
+// the model was trained so.
+func (m *Model) EncodeStill(ctx context.Context, f *media.Frame) (*Still, error) {
+	if !m.Sees() {
+		return nil, ErrBlind
+	}
+	tiles, rows, cols, err := m.stillTiles(f)
+	if err != nil {
+		return nil, err
+	}
+	v, newline, err := m.look(ctx, tiles, &m.still)
+	if err != nil {
+		return nil, err
+	}
+	c := v.Shape[2]
+	flat := v.Data
+	switch m.Layout {
+	case model.SmolVLM:
+		st := &Still{rows: rows, cols: cols}
+		st.Tokens, err = tensor.Of(flat, len(flat)/c, c)
+		return st, err
+	case model.LlavaNext:
+		flat = pack(v, rows, cols, m.cfg.side(), f.Width, f.Height, 0, newline)
+	case model.LlavaOneVision:
+		flat = pack(v, rows, cols, m.cfg.side(), f.Width, f.Height, m.cfg.mostTiles(), newline)
+	}
+	t, err := tensor.Of(flat, len(flat)/c, c)
+	return &Still{Tokens: t}, err
+}
+
+func (m *Model) stillTiles(f *media.Frame) (tiles []vision.Image, rows, cols int, err error) {
+	switch m.Layout {
+	case model.SmolVLM:
+		return m.still.Split(image(f))
+	case model.LlavaNext, model.LlavaOneVision:
+		gh, gw := m.still.Best(f.Width, f.Height)
+		tiles, err := m.still.AnyRes(image(f))
+		return tiles, gh / max(1, m.cfg.Vision.Image), gw / max(1, m.cfg.Vision.Image), err
+	}
+	t, err := m.frameTile(f)
+	return []vision.Image{t}, 0, 0, err
+}
+
+// look runs the vision encoder and connector over tiles of one size:
+// [tiles, tokens, width], and the newline's embedding if the export has it.
+func (m *Model) look(ctx context.Context, tiles []vision.Image, pre *vision.Config) (tensor.View[float32], []float32, error) {
+	n, w, h := len(tiles), tiles[0].W, tiles[0].H
+	pixels := make([]float32, 0, 3*n*w*h)
+	for _, t := range tiles {
+		pixels = pre.Pixels(pixels, t)
+	}
+	out := tensor.Make[float32](n, m.perTile, m.g.width)
+	c := newCall(m.see)
+	defer c.close()
+	in, _ := has(m.see.Inputs, "pixel_values")
+	if len(in.Shape) == 5 {
+		c.floats("pixel_values", pixels, 1, n, 3, h, w)
+	} else {
+		c.floats("pixel_values", pixels, n, 3, h, w)
+	}
+	if _, ok := has(m.see.Inputs, "pixel_attention_mask"); ok {
+		bind(c, "pixel_attention_mask", slices.Repeat([]byte{1}, n*h*w), 1, n, h, w)
+	}
+	f, _ := has(m.see.Outputs, "image_features")
+	if len(f.Shape) == 2 {
+		c.floats(f.Name, out.Data, n*m.perTile, m.g.width)
+	} else {
+		c.floats(f.Name, out.Data, out.Shape...)
+	}
+	var newline []float32
+	if _, ok := has(m.see.Outputs, "image_newline"); ok {
+		newline = make([]float32, m.g.width)
+		c.floats("image_newline", newline, m.g.width)
+	}
+	if err := c.run(ctx); err != nil {
+		return out, nil, fmt.Errorf("vlm: look at a picture: %w", err)
+	}
+	if newline != nil {
+		m.newline.Store(&newline)
+	}
+	return out, newline, nil
+}
+
+// embeddings gives [ids, width].
+func (m *Model) embeddings(ctx context.Context, ids []int64) ([]float32, error) {
+	out := make([]float32, len(ids)*m.g.width)
+	c := newCall(m.embed)
+	defer c.close()
+	bind(c, "input_ids", ids, 1, len(ids))
+	c.floats("inputs_embeds", out, 1, len(ids), m.g.width)
+	return out, c.run(ctx)
+}

@@ -1,0 +1,361 @@
+package vlm
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lookout-video/lookout/llm"
+	"github.com/lookout-video/lookout/llm/chat"
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/model"
+	"github.com/lookout-video/lookout/tensor"
+)
+
+// Session is one stream's conversation with a public model: its frames and
+// its KV cache. It is safe for concurrent use; calls take turns.
+//
+// These models' prompts begin with a count of the frames, so a new frame
+// changes all that follows: the prompt is read anew once a frame, and shared
+// by all questions until the next.
+type Session struct {
+	m  *Model
+	mu sync.Mutex
+
+	d      *decoder
+	read   []int64 // what the cache holds: ids, and a negative number for each visual token
+	frames []frame
+	still  *Still
+	seen   int64 // visual tokens so far: names them in read
+	closed bool
+}
+
+type frame struct {
+	at     time.Duration
+	tokens tensor.View[float32]
+	name   int64
+}
+
+// Request asks about the frames in a Session.
+type Request struct {
+	Question string
+	// System is put first where the model's template knows of it.
+	System string
+	// MaxTokens bounds the answer. It defaults to 128.
+	MaxTokens int
+
+	onAndOn bool // does not end at an end token: to compare with goldens
+}
+
+// NewSession begins a conversation.
+func (m *Model) NewSession() (*Session, error) {
+	return &Session{m: m, d: m.g.newDecoder()}, nil
+}
+
+// AppendFrame adds what EncodeFrame gave, [tokens, width], dropping the oldest
+// frame when the window is full. The tokens are the session's from here on.
+func (s *Session) AppendFrame(_ context.Context, tokens tensor.View[float32], at media.Timestamp) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return llm.ErrClosed
+	case !s.m.Sees():
+		return ErrBlind
+	case len(tokens.Shape) != 2 || tokens.Shape[1] != s.m.g.width:
+		return fmt.Errorf("vlm: visual tokens %v, but the language model's width is %d", tokens.Shape, s.m.g.width)
+	}
+	if len(s.frames) == s.m.opt.Frames {
+		s.frames = slices.Delete(s.frames, 0, 1)
+	}
+	s.still = nil
+	s.frames = append(s.frames, frame{at.Media, tokens, s.name(tokens)})
+	return nil
+}
+
+// Show replaces the frames by one picture that EncodeStill looked at.
+func (s *Session) Show(st *Still) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return llm.ErrClosed
+	}
+	s.still, s.frames = st, []frame{{tokens: st.Tokens, name: s.name(st.Tokens)}}
+	return nil
+}
+
+func (s *Session) name(tokens tensor.View[float32]) int64 {
+	n := s.seen
+	s.seen += int64(tokens.Shape[0])
+	return n
+}
+
+// Frames is how many are in the window.
+func (s *Session) Frames() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.frames)
+}
+
+// Reset forgets all frames.
+func (s *Session) Reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frames, s.still = nil, nil
+}
+
+// Close frees the session.
+func (s *Session) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	return s.d.close()
+}
+
+// Generate answers req. The session is taken until the iteration ends.
+func (s *Session) Generate(ctx context.Context, req Request) iter.Seq2[llm.Piece, error] {
+	return func(yield func(llm.Piece, error) bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if err := s.answer(ctx, req, func(p llm.Piece) bool { return yield(p, nil) }); err != nil {
+			yield(llm.Piece{}, fmt.Errorf("vlm: answer: %w", err))
+		}
+	}
+}
+
+func (s *Session) answer(ctx context.Context, req Request, give func(llm.Piece) bool) error {
+	if s.closed {
+		return llm.ErrClosed
+	}
+	if req.MaxTokens <= 0 {
+		req.MaxTokens = 128
+	}
+	if err := s.prompt(ctx, req); err != nil {
+		return err
+	}
+	start := len(s.read)
+	defer func() { // the next question shares the prompt, not this answer
+		s.d.cut(start)
+		s.read = s.read[:min(start, len(s.read))]
+	}()
+	text := s.m.tok.Stream()
+	for n := 1; ; n++ {
+		id, err := s.d.greedy()
+		if err != nil {
+			return err
+		}
+		p := llm.Piece{First: n == 1, Tokens: n}
+		if slices.Contains(s.m.ends, id) && !req.onAndOn {
+			p.Tokens--
+			p.Text, p.Stop = text.Flush(), llm.StopEnd
+			give(p)
+			return nil
+		}
+		p.Text = text.Add(id)
+		if n == req.MaxTokens || s.d.len == s.m.g.limit {
+			p.Text += text.Flush()
+			p.Stop = llm.StopLength
+		}
+		if !give(p) || p.Stop != "" {
+			return nil
+		}
+		if err := s.next(ctx, id); err != nil {
+			return err
+		}
+	}
+}
+
+// next reads one token of the answer.
+func (s *Session) next(ctx context.Context, id int) error {
+	ids := []int64{int64(id)}
+	var embeds []float32
+	if !s.m.g.ids {
+		var err error
+		if embeds, err = s.m.embeddings(ctx, ids); err != nil {
+			return err
+		}
+	}
+	return s.d.read(ctx, embeds, ids, 1)
+}
+
+// prompt reads what the cache does not hold yet of the frames and question.
+func (s *Session) prompt(ctx context.Context, req Request) error {
+	ids, err := s.ids(req)
+	if err != nil {
+		return err
+	}
+	// Each place of a visual token takes its row and its name.
+	var visual [][]float32
+	var called []int64
+	for _, f := range s.frames {
+		for row := range f.tokens.Shape[0] {
+			visual = append(visual, f.tokens.At(row).Data)
+			called = append(called, -2-f.name-int64(row))
+		}
+	}
+	if newline := s.videoEnd(); newline != nil {
+		visual, called = append(visual, newline), append(called, -1)
+	}
+	rows := make([][]float32, len(ids))
+	names := make([]int64, len(ids))
+	places := 0
+	for i, id := range ids {
+		names[i] = int64(id)
+		if len(visual) == 0 || id != s.visualToken() {
+			continue
+		}
+		if places < len(visual) {
+			rows[i], names[i] = visual[places], called[places]
+		}
+		places++
+	}
+	if len(visual) > 0 && places != len(visual) {
+		return fmt.Errorf("the prompt has %d places for %d visual tokens", places, len(visual))
+	}
+	same := 0
+	for same < len(s.read) && same < len(names)-1 && s.read[same] == names[same] {
+		same++
+	}
+	s.d.cut(same)
+	s.read = s.read[:same]
+	raw := make([]int64, 0, len(ids)-same)
+	for _, id := range ids[same:] {
+		raw = append(raw, int64(id))
+	}
+	var embeds []float32
+	if !s.m.g.ids {
+		if embeds, err = s.m.embeddings(ctx, raw); err != nil {
+			return err
+		}
+		for i, r := range rows[same:] {
+			if r != nil {
+				copy(embeds[i*s.m.g.width:], r)
+			}
+		}
+	}
+	if err := s.d.read(ctx, embeds, raw, len(raw)); err != nil {
+		s.read = s.read[:min(s.d.len, len(s.read))]
+		s.d.cut(len(s.read))
+		return err
+	}
+	s.read = append(s.read, names[same:]...)
+	return nil
+}
+
+// asVideo reports whether frames go into the template's <video>.
+func (s *Session) asVideo() bool {
+	return s.still == nil && (s.m.Layout == model.SmolVLM || s.m.Layout == model.LlavaOneVision)
+}
+
+func (s *Session) visualToken() int {
+	if s.asVideo() && s.m.Layout == model.LlavaOneVision {
+		return s.m.cfg.VideoTokenIdx
+	}
+	return s.m.cfg.ImageTokenID
+}
+
+// videoEnd is the embedding that LLaVA-OneVision puts after a video's last
+// frame, nil for others.
+func (s *Session) videoEnd() []float32 {
+	if s.m.Layout != model.LlavaOneVision || !s.asVideo() || len(s.frames) == 0 {
+		return nil
+	}
+	if n := s.m.newline.Load(); n != nil {
+		return *n
+	}
+	return nil
+}
+
+// ids writes the prompt as the reference's processor does.
+func (s *Session) ids(req Request) ([]int, error) {
+	question := s.m.plain(req.Question)
+	var messages []chat.Message
+	if system := s.m.plain(req.System); system != "" {
+		messages = append(messages, chat.Message{Role: "system", Text: system})
+		if s.m.Sees() {
+			messages[0] = chat.Message{Role: "system", Parts: []chat.Part{{Type: "text", Text: system}}}
+		}
+	}
+	if !s.m.Sees() {
+		messages = append(messages, chat.Message{Role: "user", Text: question})
+		text, err := s.m.chat.Render(messages, chat.Options{Generate: true})
+		return s.m.tok.Encode(text, true), err
+	}
+	var parts []chat.Part
+	if s.asVideo() && len(s.frames) > 0 {
+		parts = append(parts, chat.Part{Type: "video"})
+	} else {
+		for range s.frames {
+			parts = append(parts, chat.Part{Type: "image"})
+		}
+	}
+	messages = append(messages, chat.Message{Role: "user", Parts: append(parts, chat.Part{Type: "text", Text: question})})
+	text, err := s.m.chat.Render(messages, chat.Options{Generate: true})
+	if err != nil {
+		return nil, err
+	}
+	return s.m.tok.Wrap(s.m.tok.Encode(s.fill(text), true)), nil
+}
+
+// fill puts in place of <image> and <video> what the processor writes there.
+func (s *Session) fill(text string) string {
+	if len(s.frames) == 0 {
+		return text
+	}
+	const image, video = "<image>", "<video>"
+	smol := s.m.Layout == model.SmolVLM
+	if s.asVideo() {
+		if smol {
+			at := make([]time.Duration, len(s.frames))
+			for i, f := range s.frames {
+				at[i] = f.at
+			}
+			return strings.Replace(text, video, videoText(s.m.perTile, at), 1)
+		}
+		n := 0
+		for _, f := range s.frames {
+			n += f.tokens.Shape[0]
+		}
+		if s.videoEnd() != nil {
+			n++
+		}
+		return strings.Replace(text, video, strings.Repeat(video, n), 1)
+	}
+	parts := strings.SplitN(text, image, len(s.frames)+1)
+	var b strings.Builder
+	for i, p := range parts {
+		b.WriteString(p)
+		switch {
+		case i >= len(s.frames) || i == len(parts)-1:
+		case smol && s.still != nil:
+			b.WriteString(imageText(s.m.perTile, s.still.rows, s.still.cols))
+		default:
+			b.WriteString(strings.Repeat(image, s.frames[i].tokens.Shape[0]))
+		}
+	}
+	return b.String()
+}
+
+// plain takes special tokens out of a user's text: it must not speak as the
+// template does.
+func (m *Model) plain(text string) string {
+	for {
+		clean := text
+		for _, id := range m.tok.Encode(text, true) {
+			if m.tok.Special(id) {
+				clean = strings.ReplaceAll(clean, string(m.tok.Token(id)), "")
+			}
+		}
+		if clean == text {
+			return text
+		}
+		text = clean
+	}
+}
