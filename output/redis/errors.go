@@ -18,15 +18,15 @@ import (
 // mends it, by how the server's message begins.
 var fixes = []struct{ prefix, says string }{
 	{"OOM", "it is out of memory: raise its maxmemory, or lower max_len or max_age"},
-	{"READONLY", "it is a read-only replica: use the primary's address, or the sentinels' with master_name"},
+	{"READONLY", "it is a read-only replica: use the primary's address, or addrs of the Sentinels with sentinel_master"},
 	{"LOADING", "it is still loading its data: this ends by itself"},
-	{"MOVED", "it is a node of a cluster: set cluster: true"},
-	{"ASK", "it is a node of a cluster: set cluster: true"},
+	{"MOVED", "it is a node of a cluster: list two or more of its nodes in addrs"},
+	{"ASK", "it is a node of a cluster: list two or more of its nodes in addrs"},
 	{"CLUSTERDOWN", "its cluster is not complete: see CLUSTER INFO"},
 	{"MASTERDOWN", "it is a replica that lost its primary: see INFO replication"},
 	{"NOREPLICAS", "it has too few replicas to accept writes: see its min-replicas-to-write"},
 	{"MISCONF", "it cannot save to disk and so accepts no writes: see its log and disk space"},
-	{"NOAUTH", "it wants a password: set password (and username for an ACL user)"},
+	{"NOAUTH", "it wants a password: set password, and username for an ACL user"},
 	{"WRONGPASS", "the user name or password is wrong"},
 	{"ERR Client sent AUTH", "it has no password set, but one was sent: remove password"},
 	{"NOPERM", "the ACL user lacks a permission: docs/redis.md has the rule that Lookout needs"},
@@ -59,7 +59,7 @@ func (c *Client) fix(err error) string {
 	case errors.As(err, &ua):
 		says = "its certificate is not of a known authority: set ca_file"
 	case errors.As(err, &hn):
-		says = "its certificate is for another name: set server_name"
+		says = "its certificate is for another name: use that name as the address"
 	case errors.As(err, &rec):
 		says = "it does not speak TLS on this port: use redis:// in place of rediss://, or its TLS port"
 	case errors.As(err, &dns):

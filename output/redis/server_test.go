@@ -234,7 +234,7 @@ func TestTLS(t *testing.T) {
 		want   string
 	}{
 		"unknown authority": {func(c *redis.Config) { c.CAFile = "" }, "set ca_file"},
-		"another name":      {func(c *redis.Config) { c.ServerName = "example.org" }, "set server_name"},
+		"another name":      {func(c *redis.Config) { c.ServerName = "example.org" }, "use that name"},
 		"no certificate":    {func(c *redis.Config) { c.CertFile, c.KeyFile = "", "" }, "certificate"},
 		"no TLS":            {func(c *redis.Config) { *c = redis.Config{URL: "redis://" + addr, Timeout: time.Second} }, "TLS"},
 	} {
@@ -338,7 +338,7 @@ func TestCluster(t *testing.T) {
 		t.Errorf("the stream of all cameras has %d of 60: %v", n, err)
 	}
 	err = redistest.Open(t, redis.Config{URL: "redis://" + addrs[0]}).Deliver(t.Context(), evs)
-	if err == nil || !strings.Contains(err.Error(), "set cluster: true") {
+	if err == nil || !strings.Contains(err.Error(), "two or more of its nodes") {
 		t.Errorf("without cluster: %v", err)
 	}
 }

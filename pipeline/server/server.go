@@ -189,11 +189,19 @@ func (c chosen) Publish(ctx context.Context, ev *event.Event) error {
 	return c.box.Publish(ctx, ev)
 }
 
-// lost tells viewers that events did not reach a sink. It goes to the bus
-// alone: what is full must not be filled further.
+// lost tells that events did not reach a sink, as an event like any other: the
+// outbox makes room for it, and a report that is lost itself makes no other.
 func (s *Server) lost(stream string, n uint64, reason string) {
-	s.bus.Publish(event.New(event.TypeStatus, time.Now().UTC(), event.Data{Stream: stream, EventID: event.NewID(), Phase: event.Point,
+	if stream == "" {
+		return // a damaged file does not tell whose they were; the log has it
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	err := s.emitter.Emit(ctx, event.New(event.TypeStatus, time.Now().UTC(), event.Data{Stream: stream, EventID: event.NewID(), Phase: event.Point,
 		Status: &event.Status{State: "lost_events", Count: n, Reason: reason, Fix: "see that the sink is reachable, or raise outbox.max_events"}}))
+	if err != nil {
+		s.o.Log.Error("a report of lost events is not durable", "stream", stream, "error", err)
+	}
 }
 
 // keep queues an event for the index and, when somebody may want to see what it
