@@ -408,9 +408,13 @@ func TestRecallBreaksTies(t *testing.T) {
 	half := cast{kind: "van", color: "red", state: "stopped", side: "left", visible: 0.5}
 	whole := half
 	whole.visible = 1
-	v := scene(t, []cast{half, whole, half}).at(5, recent).judge(newLexicon(nil).read("A red van is on the left."))
-	if !v.said[1] || len(v.wrong) != 0 {
-		t.Errorf("recalled %v, false %v", v.said, v.wrong)
+	for at := range 3 {
+		actors := []cast{half, half, half}
+		actors[at] = whole
+		v := scene(t, actors).at(5, recent).judge(newLexicon(nil).read("A red van is on the left."))
+		if !v.said[at] || len(v.wrong) != 0 {
+			t.Errorf("whole one at %d: recalled %v, false %v", at, v.said, v.wrong)
+		}
 	}
 }
 
