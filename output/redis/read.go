@@ -162,11 +162,11 @@ func (c *Client) lastID(ctx context.Context, key string) (string, error) {
 
 // GroupLag is how far a consumer group is behind.
 type GroupLag struct {
-	Group     string
-	Consumers int64
-	Pending   int64  // handed out and not acknowledged
-	Lag       int64  // not handed out yet; -1 when the server cannot tell
-	Last      string // the id handed out last
+	Group     string `json:"group"`
+	Consumers int64  `json:"consumers"`
+	Pending   int64  `json:"pending"` // handed out and not acknowledged
+	Lag       int64  `json:"lag"`     // not handed out yet; -1 when the server cannot tell
+	Last      string `json:"last"`    // the id handed out last
 }
 
 // Lag tells how far the consumer groups of a camera's stream are behind, or of
