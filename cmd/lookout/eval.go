@@ -15,7 +15,7 @@ import (
 )
 
 func evalCommand(g *global) *cobra.Command {
-	var asJSON bool
+	var asJSON, withLog bool
 	c := &cobra.Command{
 		Use:   "eval DIR",
 		Short: "Scores what is said of labelled clips against what happens in them",
@@ -35,7 +35,11 @@ each score means, and how to label clips of your own.`,
 						}
 					}
 				}
-				report, err := eval.Run(ctx, args[0], engine.Evaluated{Engine: e, Batcher: b}, eval.Options{Progress: progress})
+				opt := eval.Options{Progress: progress}
+				if withLog {
+					opt.Log = func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) }
+				}
+				report, err := eval.Run(ctx, args[0], engine.Evaluated{Engine: e, Batcher: b}, opt)
 				if err != nil {
 					return err
 				}
@@ -49,5 +53,6 @@ each score means, and how to label clips of your own.`,
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object")
+	c.Flags().BoolVar(&withLog, "log", false, "also each false claim, each actor missed and each wrong answer, on standard error")
 	return c
 }
