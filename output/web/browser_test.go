@@ -291,6 +291,8 @@ func TestBrowserAsks(t *testing.T) {
 	if n := eval[int](b, `document.querySelectorAll('#thread b, #events b').length`); n != 0 {
 		t.Error("a question became markup")
 	}
+	b.run(do(`document.getElementById('own').open = true`), typeIn("own-text", "What do the dogs do?\r"))
+	eventually(t, "the own prompt", func() bool { return h.Prompt(eval[string](b, "lookout.link.viewer")) == "What do the dogs do?" })
 	b.run(typeIn("label", "a red van\r"))
 	b.until("labels are set", `fetch('/healthz').then(() => true)`)
 	eventually(t, "the label arrives", func() bool { return h.LabelsOf("yard") == "a red van" })

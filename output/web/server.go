@@ -3,6 +3,7 @@
 package web
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"embed"
@@ -76,7 +77,6 @@ func New(cfg Config, backend Backend, bus *event.Bus) (_ *Server, err error) {
 	s.http = &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
@@ -225,7 +225,7 @@ func (s *Server) outer(next http.Handler) http.Handler {
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Permissions-Policy", "camera=(self), microphone=(), geolocation=()")
-		if s.gate.secure {
+		if s.gate.secure && s.cfg.TLSCert != "self" {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
 		}
 		if !s.gate.hostAllowed(r.Host) {
@@ -243,9 +243,29 @@ func (s *Server) outer(next http.Handler) http.Handler {
 				return
 			}
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, 256<<10)
+		if err := swallow(w, r); err != nil {
+			fail(w, err)
+			return
+		}
 		guarded.ServeHTTP(w, r)
 	})
+}
+
+// swallow reads the whole body, which is small, within a bounded time. A bound
+// on the whole request would end streams of events.
+func swallow(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Now().Add(15 * time.Second))
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 256<<10))
+	if err != nil {
+		return fmt.Errorf("%w body: %w", webrtc.ErrInvalid, err)
+	}
+	_ = c.SetReadDeadline(time.Time{})
+	r.Body = io.NopCloser(bytes.NewReader(b))
+	return nil
 }
 
 func static(contentType string, body []byte) http.HandlerFunc {
@@ -266,10 +286,6 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 // fail answers with the error's code and what may be told of it.
 func fail(w http.ResponseWriter, err error) {
 	f := webrtc.Fault(err)
-	var tooBig *http.MaxBytesError
-	if errors.As(err, &tooBig) {
-		f = &webrtc.Error{Code: "invalid", Message: "request too large"}
-	}
 	if f.Code == "busy" || f.Code == "rate_limited" {
 		w.Header().Set("Retry-After", "2")
 	}
@@ -301,10 +317,6 @@ func body(r *http.Request, v any) error {
 	d := json.NewDecoder(r.Body)
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		var tooBig *http.MaxBytesError
-		if errors.As(err, &tooBig) {
-			return err
-		}
 		return fmt.Errorf("%w JSON: %v", webrtc.ErrInvalid, err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {

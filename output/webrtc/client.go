@@ -16,6 +16,7 @@ import (
 
 	"github.com/lookout-video/lookout/event"
 	"github.com/pion/ice/v4"
+	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	pion "github.com/pion/webrtc/v4"
 )
@@ -54,6 +55,7 @@ type Client struct {
 
 	mu      sync.Mutex
 	codec   string
+	ssrc    uint32
 	nextID  int64
 	waiting map[int64]chan Message
 }
@@ -99,7 +101,7 @@ func Subscribe(ctx context.Context, whep string, o SubscribeOptions) (_ *Client,
 	})
 	c.pc.OnTrack(func(t *pion.TrackRemote, _ *pion.RTPReceiver) {
 		c.mu.Lock()
-		c.codec = t.Codec().MimeType
+		c.codec, c.ssrc = t.Codec().MimeType, uint32(t.SSRC())
 		c.mu.Unlock()
 		for {
 			p, _, err := t.ReadRTP()
@@ -273,6 +275,14 @@ func (c *Client) Stats() ClientStats {
 	defer c.mu.Unlock()
 	return ClientStats{Events: c.events.Load(), Deltas: c.deltas.Load(), Lost: c.lost.Load(),
 		Packets: c.packets.Load(), Pictures: c.pictures.Load(), Codec: c.codec}
+}
+
+// RequestKeyFrame says that pictures were lost: the server starts over at the
+// last key frame.
+func (c *Client) RequestKeyFrame() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pc.WriteRTCP([]rtcp.Packet{&rtcp.PictureLossIndication{MediaSSRC: c.ssrc}})
 }
 
 // Done is closed when the connection is over.

@@ -84,6 +84,21 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
+// Is lets errors.Is find the sentinel that the code stands for.
+func (e *Error) Is(target error) bool {
+	for _, c := range codes {
+		if c.code == e.Code {
+			return c.err == target
+		}
+	}
+	return false
+}
+
+var codes = []struct {
+	err  error
+	code string
+}{{ErrNotFound, "not_found"}, {ErrExists, "exists"}, {ErrInvalid, "invalid"}, {ErrBusy, "busy"}}
+
 // Fault turns err into what an outsider may be told: the whole text of the
 // errors that a caller can act on, and nothing of the others.
 func Fault(err error) *Error {
@@ -91,10 +106,7 @@ func Fault(err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
-	for _, c := range []struct {
-		err  error
-		code string
-	}{{ErrNotFound, "not_found"}, {ErrExists, "exists"}, {ErrInvalid, "invalid"}, {ErrBusy, "busy"}} {
+	for _, c := range codes {
 		if errors.Is(err, c.err) {
 			return &Error{c.code, err.Error()}
 		}

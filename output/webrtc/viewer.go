@@ -94,7 +94,7 @@ func (s *Server) Play(ctx context.Context, r PlayRequest) (_ Answer, err error) 
 	}()
 	first, err := firstPacket(ctx, tap)
 	if err != nil {
-		return Answer{}, fmt.Errorf("webrtc: stream %s has no picture yet: %w", r.Stream, ErrBusy)
+		return Answer{}, &Error{"busy", fmt.Sprintf("stream %s has no picture yet", r.Stream)}
 	}
 	if v.format, err = choose(formats, first); err != nil {
 		return Answer{}, err

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -194,6 +195,40 @@ func TestPicturesKeepTheStreamsClock(t *testing.T) {
 		})
 	}
 	eventually(t, "nobody watches", func() bool { return s.backend.Watching("yard")+s.backend.Watching("eight") == 0 })
+}
+
+// TestPictureLossIsAnsweredAtOnce: the last key frame comes again, though the
+// camera sends its next one much later.
+func TestPictureLossIsAnsweredAtOnce(t *testing.T) {
+	s := newSite(t, webrtc.Config{}, nil)
+	var mu sync.Mutex
+	var seen []uint32
+	c := s.subscribe(t, "yard", webrtc.SubscribeOptions{OnRTP: func(p *rtp.Packet) {
+		mu.Lock()
+		defer mu.Unlock()
+		if n := picture(p.Timestamp); len(seen) == 0 || seen[len(seen)-1] != n {
+			seen = append(seen, n)
+		}
+	}})
+	list := func() []uint32 { mu.Lock(); defer mu.Unlock(); return slices.Clone(seen) }
+	// In the second half of a group of pictures, more than a second after its key frame.
+	eventually(t, "a place far from key frames", func() bool { l := list(); return len(l) > 50 && l[len(l)-1]%30 >= 18 })
+	before := list()
+	if err := c.RequestKeyFrame(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a step back", func() bool {
+		l := list()[len(before):]
+		for i, n := range l {
+			if i > 0 && n < l[i-1] || i == 0 && n < before[len(before)-1] {
+				if n%30 != 0 {
+					t.Fatalf("starts over at picture %d, no key frame: %v", n, l)
+				}
+				return true
+			}
+		}
+		return false
+	})
 }
 
 func depacketizer(c media.Codec) rtp.Depacketizer { return webrtc.Depacketizer(c) }

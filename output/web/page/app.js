@@ -163,7 +163,7 @@ function drawHealth() {
 
 function drawBars() {
   const s = info();
-  $('label-form').hidden = !can('ask');
+  $('label-form').hidden = $('ask').hidden = $('own').hidden = !can('ask');
   const scores = new Map((s?.scores ?? []).map(l => [l.name, l]));
   const names = s?.labels?.length ? s.labels : [...scores.keys()];
   const box = $('bars');
@@ -205,7 +205,11 @@ function setLink(state, text) {
   $('link').dataset.state = state;
   $('link').textContent = state === 'off' && text !== 'Signed out' ? 'Reconnecting' : text;
   $('link').title = text;
-  if (state !== 'live') { veil(state === 'off' ? `${text}.\nTrying again.` : text, true); $('live').dataset.state = 'connecting'; }
+  if (state === 'live') return;
+  $('live').dataset.state = 'connecting';
+  const s = info();
+  if (s && s.state !== 'live') veil([`This stream is ${s.state}.`, s.reason, s.fix].filter(Boolean).join('\n'), true);
+  else veil(state === 'off' ? `${text.replace(/\.$/, '')}.\nTrying again.` : text, true);
 }
 
 function veil(text, spin) {
@@ -410,6 +414,17 @@ $('ask').addEventListener('submit', async e => {
     a.classList.add('wrong');
     words.textContent = err.message;
   }
+});
+
+// ---- own prompt
+
+$('own-form').addEventListener('submit', async e => {
+  e.preventDefault();
+  const text = $('own-text').value.trim();
+  try {
+    await app.link.request({ op: 'prompt', stream: app.stream, text });
+    $('own-state').textContent = text ? 'The words over the video now follow this.' : 'Back to the stream’s own.';
+  } catch (err) { $('own-state').textContent = err.message; }
 });
 
 // ---- own camera
