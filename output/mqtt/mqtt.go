@@ -168,7 +168,7 @@ func (p *Publisher) Deliver(ctx context.Context, evs []*event.Event) error {
 	for i, t := range tokens {
 		if err := wait(ctx, t); err != nil {
 			p.drop(c)
-			return fmt.Errorf("mqtt %s: event %s was not confirmed: %w", p.target, evs[i].ID, err)
+			return &outbox.PartialError{Taken: i, Err: fmt.Errorf("mqtt %s: event %s was not confirmed: %w", p.target, evs[i].ID, err)}
 		}
 	}
 	return nil

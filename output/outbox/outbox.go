@@ -25,8 +25,8 @@ import (
 // Sink is an output behind an outbox.
 type Sink interface {
 	// Deliver hands over events, oldest first. On nil the sink has all of them
-	// for good. On an error it may have taken some; all will come again.
-	// It must return soon after ctx ends.
+	// for good. On an error all will come again, but for those that a PartialError
+	// says were taken. It must return soon after ctx ends.
 	Deliver(ctx context.Context, evs []*event.Event) error
 	Close() error
 }
@@ -42,6 +42,18 @@ var (
 	// ErrClosed is returned by Publish after Close.
 	ErrClosed = errors.New("outbox: closed")
 )
+
+// PartialError is returned by a Sink that took the first Taken events, and
+// failed with Err on the next: for sinks that could not tell a repetition.
+type PartialError struct {
+	Taken int
+	Err   error
+}
+
+func (e *PartialError) Error() string { return e.Err.Error() }
+
+// Unwrap gives Err.
+func (e *PartialError) Unwrap() error { return e.Err }
 
 // Config configures an Outbox.
 type Config struct {
@@ -492,6 +504,13 @@ func (o *Outbox) Run(ctx context.Context) error {
 			dctx, cancel := context.WithTimeout(ctx, o.cfg.Timeout)
 			err = o.sink.Deliver(dctx, evs)
 			cancel()
+			var part *PartialError
+			if errors.As(err, &part) && part.Taken > 0 {
+				n := upTo(items, part.Taken)
+				o.settle(to, items[:n], "")
+				items = items[n:]
+				failures = 0
+			}
 		}
 		switch {
 		case err == nil:
@@ -591,16 +610,32 @@ func (o *Outbox) take(limit int, single uint64) (evs []*event.Event, items []ite
 	return evs, items, to, err
 }
 
+// upTo is how many items hold the first n events that could be read.
+func upTo(items []item, n int) int {
+	for i, it := range items {
+		if !it.bad {
+			n--
+		}
+		if n == 0 {
+			return i + 1
+		}
+	}
+	return len(items)
+}
+
 // settle records that items are done with: delivered, or refused.
-func (o *Outbox) settle(to uint64, items []item, refused string) {
+// flight is what take returned with them.
+func (o *Outbox) settle(flight uint64, items []item, refused string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.flight != to { // the file that these came from was moved aside
+	if o.flight != flight { // the file that these came from was moved aside
 		o.stats.Delivered += uint64(len(items))
 		return
 	}
-	o.cursor, o.flight = to, 0
-	o.done = append(o.done, done{to, time.Now()})
+	if o.cursor = items[len(items)-1].pos + 1; o.cursor == flight {
+		o.flight = 0
+	}
+	o.done = append(o.done, done{o.cursor, time.Now()})
 	for _, it := range items {
 		o.stats.Pending--
 		o.stats.Bytes -= it.size

@@ -353,6 +353,56 @@ func TestCloseEndsADeliveryUnderWay(t *testing.T) {
 	}
 }
 
+func TestTheLastOfABatchIsRefused(t *testing.T) {
+	f := &fake{}
+	o := open(t, config(t), sinkFunc(func(ctx context.Context, evs []*event.Event) error {
+		for i, e := range evs {
+			if e.Data.Seq == 5 {
+				return &PartialError{i, ErrRefused}
+			}
+			_ = f.Deliver(ctx, []*event.Event{e})
+		}
+		return nil
+	}))
+	publish(t, o, 1, 5)
+	run(t, o)
+	flush(t, o)
+	want(t, f, span(1, 4))
+	if s := o.Stats(); s.Delivered != 4 || s.Refused != 1 || s.Pending != 0 || s.Bytes != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestWhatAPartialErrorTookDoesNotComeAgain(t *testing.T) {
+	f := &fake{}
+	n := 0
+	partial := sinkFunc(func(ctx context.Context, evs []*event.Event) error {
+		for i, e := range evs {
+			if n++; n%3 == 0 {
+				return &PartialError{i, errors.New("away")}
+			}
+			if e.Data.Seq%7 == 0 {
+				return &PartialError{i, ErrRefused}
+			}
+			_ = f.Deliver(ctx, []*event.Event{e})
+		}
+		return nil
+	})
+	o := open(t, config(t), partial)
+	publish(t, o, 1, 20)
+	run(t, o)
+	flush(t, o)
+	want(t, f, []uint64{1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 15, 16, 17, 18, 19, 20})
+	if s := o.Stats(); s.Delivered != 18 || s.Refused != 2 || s.Pending != 0 || s.Bytes != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+type sinkFunc func(context.Context, []*event.Event) error
+
+func (f sinkFunc) Deliver(ctx context.Context, evs []*event.Event) error { return f(ctx, evs) }
+func (sinkFunc) Close() error                                            { return nil }
+
 func TestARefusedReportMakesNoOther(t *testing.T) {
 	cfg := config(t)
 	cfg.LostEvery = time.Millisecond

@@ -79,15 +79,15 @@ func Open(cfg Config) (*Hook, error) {
 	return h, nil
 }
 
-// Deliver posts evs in order. What an earlier, failed call had posted is posted
-// again: receivers tell repetitions by the header webhook-id, the event's id.
+// Deliver posts evs in order. An event whose answer was lost is posted again:
+// receivers tell repetitions by the header webhook-id, the event's id.
 func (h *Hook) Deliver(ctx context.Context, evs []*event.Event) error {
-	for _, ev := range evs {
+	for i, ev := range evs {
 		if h.kinds != nil && !h.kinds[event.Kind(ev.Type)] {
 			continue
 		}
 		if err := h.post(ctx, ev); err != nil {
-			return err
+			return &outbox.PartialError{Taken: i, Err: err}
 		}
 	}
 	return nil
