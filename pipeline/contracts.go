@@ -137,6 +137,7 @@ type ModelInfo struct {
 	Patches, Dim  int     // of the encoder's tokens for one frame
 	Embed         int     // of the image embedding; 0: none
 	Changes       bool    // knows the Changes task
+	Silent        bool    // has no language model: labels and search only
 	SpeakAt       float32 // novelty under which nothing is said
 	Labels        []string
 	// DomainThreshold is the Distance above which a frame is unlike the

@@ -161,7 +161,7 @@ func (t *talker) observe(o event.Observation) {
 // describe narrates when it is time and something is new.
 func (t *talker) describe(ctx context.Context, seen Seen) error {
 	c := &t.s.cfg.Describe
-	if c.Off {
+	if c.Off || t.s.deps.Models.Info.Silent {
 		return nil
 	}
 	if seen.Settled {
@@ -256,6 +256,9 @@ func sentences(s string) []string {
 // standing asks the questions that are due. While nothing moves the answers
 // stand.
 func (t *talker) standing(ctx context.Context, seen Seen) error {
+	if t.s.deps.Models.Info.Silent {
+		return nil
+	}
 	for _, q := range t.questions {
 		if t.now.Media < q.due {
 			continue

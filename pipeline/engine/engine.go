@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -28,13 +29,11 @@ import (
 type Engine struct {
 	Models  *pipeline.Models
 	Runtime *ort.Env
-	Bundle  *model.Bundle
+	// Bundle is nil when the model is a public one.
+	Bundle *model.Bundle
 
-	eyes *encoder.Encoder
-	text *encoder.Text
-	past *temporal.Module
-	llm  *llm.Model
-	push pushes
+	parts []io.Closer // in the order they were opened
+	push  pushes
 }
 
 // Open loads what the configuration names. Only one Engine may be open in a
@@ -50,20 +49,51 @@ func Open(c configs.Config, log *slog.Logger) (_ *Engine, err error) {
 			err = errors.Join(err, e.Close())
 		}
 	}()
-	if e.Bundle, err = openBundle(c.Model); err != nil {
+	layout := model.Lookout
+	if c.Model != "" {
+		if layout, err = model.Detect(c.Model); err != nil {
+			return nil, err
+		}
+	}
+	switch layout {
+	case model.Lookout:
+		err = e.openBundle(c)
+	case model.CLIP, model.SigLIP:
+		err = e.openPair(c)
+	default:
+		err = e.openPublic(c)
+	}
+	if err != nil {
 		return nil, err
 	}
-	if e.eyes, err = encoder.Open(e.Bundle, env); err != nil {
-		return nil, err
+	return e, nil
+}
+
+// openBundle loads a model of our own layout.
+func (e *Engine) openBundle(c configs.Config) (err error) {
+	if c.Model == "" {
+		e.Bundle, err = model.Default()
+	} else {
+		e.Bundle, err = model.Open(c.Model)
 	}
-	if e.text, err = encoder.OpenText(e.Bundle, env); err != nil {
-		return nil, err
+	if err != nil {
+		return err
 	}
-	if e.past, err = temporal.Open(e.Bundle, env); err != nil {
-		return nil, err
+	see, err := keep(e, encoder.Open, e.Bundle)
+	if err != nil {
+		return err
 	}
-	if e.llm, err = llm.Open(e.Bundle, env); err != nil {
-		return nil, err
+	text, err := keep(e, encoder.OpenText, e.Bundle)
+	if err != nil {
+		return err
+	}
+	past, err := keep(e, temporal.Open, e.Bundle)
+	if err != nil {
+		return err
+	}
+	words, err := keep(e, llm.Open, e.Bundle)
+	if err != nil {
+		return err
 	}
 	m := e.Bundle.Manifest
 	e.Models = &pipeline.Models{
@@ -72,12 +102,21 @@ func Open(c configs.Config, log *slog.Logger) (_ *Engine, err error) {
 			Patches: m.Encoder.Patches, Dim: m.Encoder.Dim, Embed: m.Encoder.Embed, Changes: true, SpeakAt: speakAt, Labels: m.Clip.Labels,
 			DomainThreshold: float32(m.Domain.Threshold), Domain: m.Domain.Description,
 		},
-		Encoder:    eyes{e.eyes},
-		Labeler:    &labeler{text: e.text},
-		NewMemory:  func() (pipeline.StreamMemory, error) { return newMemory(e.past) },
-		NewSession: func() (pipeline.Session, error) { return newSession(e.llm) },
+		Encoder:    eyes{see},
+		Labeler:    &labeler{text: text},
+		NewMemory:  func() (pipeline.StreamMemory, error) { return newMemory(past) },
+		NewSession: func() (pipeline.Session, error) { return newSession(words) },
 	}
-	return e, nil
+	return nil
+}
+
+// keep opens a part of a bundle and remembers to close it.
+func keep[T io.Closer](e *Engine, open func(*model.Bundle, *ort.Env) (T, error), b *model.Bundle) (T, error) {
+	part, err := open(b, e.Runtime)
+	if err == nil {
+		e.parts = append(e.parts, part)
+	}
+	return part, err
 }
 
 // speakAt is the novelty under which nothing is said. Of the yard's frames in
@@ -94,27 +133,11 @@ func preparedDir() string {
 	return filepath.Join(d, "lookout", "graphs")
 }
 
-func openBundle(name string) (*model.Bundle, error) {
-	if name == "" {
-		return model.Default()
-	}
-	return model.Open(name)
-}
-
 // Close frees the model. No stream may run any more.
 func (e *Engine) Close() error {
 	var errs []error
-	if e.llm != nil {
-		errs = append(errs, e.llm.Close())
-	}
-	if e.past != nil {
-		errs = append(errs, e.past.Close())
-	}
-	if e.text != nil {
-		errs = append(errs, e.text.Close())
-	}
-	if e.eyes != nil {
-		errs = append(errs, e.eyes.Close())
+	for i := len(e.parts) - 1; i >= 0; i-- {
+		errs = append(errs, e.parts[i].Close())
 	}
 	return errors.Join(append(errs, e.Runtime.Close())...)
 }

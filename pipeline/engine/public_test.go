@@ -1,0 +1,134 @@
+package engine
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/pipeline"
+)
+
+// unpack writes one of vlm's golden models into a folder.
+func unpack(t *testing.T, archive string) string {
+	t.Helper()
+	f, err := os.Open(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, filepath.FromSlash(h.Name))
+		if h.Typeflag == tar.TypeDir {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "config.json")); err == nil {
+		return dir
+	}
+	found, _ := filepath.Glob(filepath.Join(dir, "*", "config.json"))
+	if len(found) != 1 {
+		t.Fatalf("%s: no config.json", archive)
+	}
+	return filepath.Dir(found[0])
+}
+
+// A folder of each public layout goes through the whole pipeline as it is.
+func TestPublicLayouts(t *testing.T) {
+	for name, speaks := range map[string]bool{"smolvlm-a": true, "llava_next-a": true, "llava_onevision-a": true, "clip-a": false, "siglip-a": false} {
+		t.Run(name, func(t *testing.T) {
+			c := configs.Default()
+			c.Model = unpack(t, "../../vlm/testdata/"+name+".tar.gz")
+			e, err := Open(c, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := pipeline.NewBatcher(e.Models.Encoder, e.Models.Info, 2)
+			ctx, cancel := context.WithCancel(context.Background())
+			var wg sync.WaitGroup
+			wg.Go(func() { _ = b.Run(ctx) })
+			defer func() {
+				cancel()
+				wg.Wait()
+				if err := e.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			l, err := pipeline.NewLooker(e.Models, b, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			src, err := e.OpenSource(ctx, configs.Stream{Name: "demo", URL: demo(t), Threads: 1}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer src.Close()
+			var f media.Frame
+			for range publicWindow + 2 {
+				if err := src.ReadFrame(ctx, &f); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := l.Look(ctx, &f); err != nil {
+					t.Fatal(err)
+				}
+			}
+			a, err := l.Say(ctx, pipeline.Request{Task: pipeline.Describe, MaxTokens: 8}, nil)
+			switch {
+			case speaks && err != nil:
+				t.Error(err)
+			case !speaks && !errors.Is(err, errMute):
+				t.Errorf("said %+v, %v", a, err)
+			case !speaks:
+				seen, err := l.Look(ctx, &f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				labels, err := e.Models.Labeler.Classify(ctx, seen.Image, []string{"a dog", "a red van"})
+				if err != nil || len(labels) != 2 || labels[0].Cosine == 0 || labels[0].Probability <= 0 || labels[0].Probability >= 1 {
+					t.Errorf("labels %+v, %v", labels, err)
+				}
+			}
+		})
+	}
+}
+
+func TestALanguageModelAloneSeesNothing(t *testing.T) {
+	c := configs.Default()
+	c.Model = unpack(t, "../../vlm/testdata/llama-a.tar.gz")
+	_, err := Open(c, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), "chat") {
+		t.Errorf("got %v", err)
+	}
+}
