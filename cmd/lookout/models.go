@@ -1,12 +1,23 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/lookout-video/lookout/model"
+	"github.com/lookout-video/lookout/model/hub"
+	"github.com/lookout-video/lookout/pipeline/engine"
 )
 
 func modelsCommand() *cobra.Command {
@@ -14,34 +25,181 @@ func modelsCommand() *cobra.Command {
 		Use:   "models",
 		Short: "Lists, shows, pulls and verifies models",
 		Example: `  lookout models list
-  lookout models show
-  lookout models verify ./my-model`,
+  lookout models pull smolvlm2-256m --precision q4
+  lookout models verify smolvlm2-256m`,
 		Args: cobra.NoArgs,
 	}
-	show := &cobra.Command{
-		Use: "show [DIR]", Short: "Says what a model is; the embedded one without DIR", Args: cobra.MaximumNArgs(1),
-		Example: "  lookout models show",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			b, err := openBundle(args)
+	c.AddCommand(modelsList(), modelsShow(), modelsPull(), modelsVerify())
+	return c
+}
+
+func modelsList() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use: "list", Short: "Lists the models known by name, and which are here", Args: cobra.NoArgs,
+		Example: "  lookout models list",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			type row struct {
+				Name    string `json:"name"`
+				Repo    string `json:"repo"`
+				Layout  string `json:"layout"`
+				License string `json:"license"`
+				Size    int    `json:"download_mb"`
+				Memory  int    `json:"memory_mb"`
+				Here    bool   `json:"here"`
+			}
+			dir, err := engine.ModelsDir()
 			if err != nil {
 				return err
 			}
-			m := b.Manifest
+			var rows []row
+			for _, e := range hub.Registry {
+				_, err := os.Stat(filepath.Join(hub.Path(dir, hub.Ref{Repo: e.Repo}), "config.json"))
+				rows = append(rows, row{e.Name, e.Repo, e.Layout, e.License, e.Download, e.Memory, err == nil})
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), rows)
+			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintf(w, "name\t%s %s\nhash\t%s\nlicence\t%s\nlayout\t%s, %s\npicture\t%dx%d at %g frames a second, %d patches\nwindow\t%d frames, %d tokens each\ndecoder\t%d layers, width %d, %d words\nmade for\t%s\ntrained on\t%s\n",
-				m.Name, m.Version, b.Hash, m.License, m.Layout, m.Precision, m.Image.Width, m.Image.Height, m.Image.SampleFPS, m.Encoder.Patches,
-				m.Decoder.FramesInWindow, m.Temporal.TokensPerFrame, m.Decoder.Layers, m.Decoder.Width, m.Decoder.Vocab, m.Domain.Description, m.TrainedOn)
-			for name, f := range m.Files {
-				fmt.Fprintf(w, "file\t%s\t%d bytes\n", name, f.Size)
+			fmt.Fprintln(w, "NAME\tLAYOUT\tLICENCE\tDOWNLOAD\tMEMORY\tHERE")
+			fmt.Fprintln(w, "(embedded)\tlookout\tApache-2.0\t\t\tyes")
+			for _, r := range rows {
+				here := ""
+				if r.Here {
+					here = "yes"
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%d MB\t%d MB\t%s\n", r.Name, r.Layout, r.License, r.Size, r.Memory, here)
 			}
 			return w.Flush()
 		},
 	}
-	verify := &cobra.Command{
-		Use: "verify [DIR]", Short: "Compares every file with its sha256", Args: cobra.MaximumNArgs(1),
-		Example: "  lookout models verify ./my-model",
+	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object")
+	return c
+}
+
+func modelsShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show [NAME|DIR]", Short: "Says what a model is; the embedded one without an argument", Args: cobra.MaximumNArgs(1),
+		Example: "  lookout models show\n  lookout models show ./my-model",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, err := openBundle(args)
+			dir, layout, err := locate(args)
+			if err != nil {
+				return err
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			if layout != model.Lookout {
+				fmt.Fprintf(w, "folder\t%s\nlayout\t%s\n", dir, layout)
+				return w.Flush()
+			}
+			b, err := openBundle(dir)
+			if err != nil {
+				return err
+			}
+			m := b.Manifest
+			fmt.Fprintf(w, "name\t%s %s\nhash\t%s\nlicence\t%s\nlayout\t%s, %s\npicture\t%dx%d at %g frames a second, %d patches\nwindow\t%d frames, %d tokens each\ndecoder\t%d layers, width %d, %d words\nmade for\t%s\ntrained on\t%s\n",
+				m.Name, m.Version, b.Hash, m.License, m.Layout, m.Precision, m.Image.Width, m.Image.Height, m.Image.SampleFPS, m.Encoder.Patches,
+				m.Decoder.FramesInWindow, m.Temporal.TokensPerFrame, m.Decoder.Layers, m.Decoder.Width, m.Decoder.Vocab, m.Domain.Description, m.TrainedOn)
+			for _, name := range slices.Sorted(maps.Keys(m.Files)) {
+				fmt.Fprintf(w, "file\t%s\t%d bytes\n", name, m.Files[name].Size)
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func modelsPull() *cobra.Command {
+	var precision string
+	c := &cobra.Command{
+		Use:   "pull NAME|OWNER/REPO[@REVISION]",
+		Short: "Downloads a model from the hub: resumable, verified",
+		Long: `Downloads a model from the hub into the user's cache. What is there already is
+kept; an interrupted pull goes on where it was. HF_TOKEN is sent to the hub for
+models that need a licence accepted, HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1
+forbids the network.`,
+		Example: `  lookout models pull smolvlm2-256m
+  lookout models pull HuggingFaceTB/SmolVLM2-500M-Video-Instruct --precision q4f16
+  lookout describe clip.mp4 --model smolvlm2-256m`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ref, err := hub.ParseRef(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			dir, err := engine.ModelsDir()
+			if err != nil {
+				return err
+			}
+			tell, done := pullProgress(cmd)
+			got, err := hub.Pull(cmd.Context(), ref, hub.Options{Dir: dir, Files: hub.Needed(precision), Progress: tell})
+			done()
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), got)
+			return err
+		},
+	}
+	c.Flags().StringVar(&precision, "precision", "", "`variant` of the files: fp32, fp16, q4, q4f16, int8, quantized")
+	return c
+}
+
+// pullProgress shows a bar a file on a terminal, and a line a file elsewhere.
+func pullProgress(cmd *cobra.Command) (func(hub.Progress), func()) {
+	var mu sync.Mutex
+	if !isTerminal(os.Stderr) {
+		told := map[string]bool{}
+		return func(p hub.Progress) {
+			mu.Lock()
+			defer mu.Unlock()
+			if p.Done == p.Total && !told[p.File] {
+				told[p.File] = true
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d bytes\n", p.File, p.Total)
+			}
+		}, func() {}
+	}
+	bars := mpb.New(mpb.WithOutput(os.Stderr), mpb.WithRefreshRate(150*time.Millisecond))
+	byFile := map[string]*mpb.Bar{}
+	tell := func(p hub.Progress) {
+		mu.Lock()
+		defer mu.Unlock()
+		b := byFile[p.File]
+		if b == nil {
+			b = bars.AddBar(p.Total, mpb.PrependDecorators(decor.Name(p.File, decor.WCSyncSpaceR), decor.CountersKibiByte("% .1f / % .1f")),
+				mpb.AppendDecorators(decor.Percentage(decor.WCSyncSpace)))
+			b.SetRefill(p.Kept)
+			byFile[p.File] = b
+		}
+		b.SetCurrent(p.Done)
+	}
+	return tell, func() {
+		mu.Lock()
+		for _, b := range byFile {
+			if !b.Completed() {
+				b.Abort(false)
+			}
+		}
+		mu.Unlock()
+		bars.Wait()
+	}
+}
+
+func modelsVerify() *cobra.Command {
+	return &cobra.Command{
+		Use: "verify [NAME|DIR]", Short: "Compares every file with its sha256", Args: cobra.MaximumNArgs(1),
+		Example: "  lookout models verify\n  lookout models verify smolvlm2-256m",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, layout, err := locate(args)
+			if err != nil {
+				return err
+			}
+			if layout != model.Lookout {
+				if err := hub.Verify(cmd.Context(), dir); err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: as it was pulled\n", dir)
+				return err
+			}
+			b, err := openBundle(dir)
 			if err != nil {
 				return err
 			}
@@ -52,13 +210,27 @@ func modelsCommand() *cobra.Command {
 			return err
 		},
 	}
-	c.AddCommand(show, verify)
-	return c
 }
 
-func openBundle(args []string) (*model.Bundle, error) {
+// locate finds a model by folder or name; the embedded one has no folder.
+func locate(args []string) (dir string, layout model.Layout, err error) {
 	if len(args) == 0 {
+		return "", model.Lookout, nil
+	}
+	dir, err = engine.ModelPath(args[0])
+	if err == nil {
+		layout, err = model.Detect(dir)
+	}
+	return dir, layout, err
+}
+
+func openBundle(dir string) (*model.Bundle, error) {
+	if dir == "" {
 		return model.Default()
 	}
-	return model.Open(args[0])
+	b, err := model.Open(dir)
+	if errors.Is(err, model.ErrNoManifest) {
+		return nil, fmt.Errorf("%w; `lookout models list` names models that are known", err)
+	}
+	return b, err
 }

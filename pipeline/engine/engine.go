@@ -51,6 +51,9 @@ func Open(c configs.Config, log *slog.Logger) (_ *Engine, err error) {
 	}()
 	layout := model.Lookout
 	if c.Model != "" {
+		if c.Model, err = ModelPath(c.Model); err != nil {
+			return nil, err
+		}
 		if layout, err = model.Detect(c.Model); err != nil {
 			return nil, err
 		}
