@@ -12,6 +12,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -390,4 +391,34 @@ func FuzzEvents(f *testing.F) {
 			said(d)
 		}
 	})
+}
+
+// A real server, where somebody has one running: LOOKOUT_TEST_OPENAI_URL and
+// LOOKOUT_TEST_OPENAI_MODEL name it (train/goldens/README.md has one that a
+// package brings).
+func TestRealServer(t *testing.T) {
+	address, name := os.Getenv("LOOKOUT_TEST_OPENAI_URL"), os.Getenv("LOOKOUT_TEST_OPENAI_MODEL")
+	if address == "" {
+		t.Skip("LOOKOUT_TEST_OPENAI_URL is not set")
+	}
+	e, err := Open(Config{URL: address, Model: name, Timeout: 3 * time.Minute, Stall: 2 * time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	s := e.NewSession()
+	defer s.Close()
+	pieces, text, stop := 0, "", ""
+	for p, err := range s.Generate(t.Context(), Request{Question: "What is the capital of France?", MaxTokens: 24}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += p.Text
+		stop = p.Stop
+		pieces++
+	}
+	t.Logf("%d pieces: %q, %s", pieces, text, stop)
+	if pieces < 2 || text == "" || stop == "" {
+		t.Errorf("%d pieces: %q, %q", pieces, text, stop)
+	}
 }
