@@ -98,6 +98,8 @@ type LLM struct {
 	APIKeyEnv   string        `yaml:"api_key_env" json:"api_key_env" doc:"environment variable that holds the key"`
 	Timeout     time.Duration `yaml:"timeout" json:"timeout" doc:"of one request"`
 	Concurrency int           `yaml:"concurrency" json:"concurrency" doc:"requests at once"`
+	Media       string        `yaml:"media" json:"media" enum:"images,video" doc:"how frames are sent: one image_url each, or one video_url (vLLM, SGLang)"`
+	Logprobs    bool          `yaml:"logprobs" json:"logprobs" doc:"ask for the first token's alternatives, for the probability of a yes"`
 	MaxTokens   int           `yaml:"max_tokens" json:"max_tokens" doc:"longest answer; 0: the model's"`
 }
 
@@ -142,6 +144,10 @@ type Redis struct {
 	Username       string        `yaml:"username" json:"username" doc:"ACL user"`
 	Password       string        `yaml:"password" json:"password" doc:"better from LOOKOUT_REDIS_PASSWORD"`
 	CAFile         string        `yaml:"ca_file" json:"ca_file" doc:"certificate authority of rediss://"`
+	CertFile       string        `yaml:"cert_file" json:"cert_file" doc:"this client's certificate"`
+	KeyFile        string        `yaml:"key_file" json:"key_file" doc:"and its key"`
+	Cluster        bool          `yaml:"cluster" json:"cluster" doc:"the server is a Cluster, also with one address"`
+	NoAll          bool          `yaml:"no_all" json:"no_all" doc:"leave out the stream of all cameras"`
 	Prefix         string        `yaml:"prefix" json:"prefix" doc:"first part of every key"`
 	MaxLen         int64         `yaml:"max_len" json:"max_len" doc:"entries kept of each camera, about"`
 	MaxAge         time.Duration `yaml:"max_age" json:"max_age" doc:"age of entries kept, instead of max_len"`
@@ -196,7 +202,7 @@ func Default() Config {
 		Precision: "auto",
 		Device:    "auto",
 		StateDir:  defaultStateDir(),
-		LLM:       LLM{Backend: "local", Timeout: 30 * time.Second, Concurrency: 2},
+		LLM:       LLM{Backend: "local", Timeout: 30 * time.Second, Concurrency: 2, Media: "images"},
 		Web:       Web{Listen: "127.0.0.1:8080", WebRTC: WebRTC{MaxSessions: 128}},
 		Redis:     Redis{Prefix: "lookout", MaxLen: 100_000},
 		MQTT:      MQTT{Topic: "lookout"},

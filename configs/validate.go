@@ -50,6 +50,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	oneOf("llm.backend", c.LLM.Backend, "local", "openai")
+	oneOf("llm.media", c.LLM.Media, "images", "video")
 	if c.LLM.Backend == "openai" {
 		if u, err := url.Parse(c.LLM.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 			bad("llm.url", "must be the http(s) address of an OpenAI-compatible server, as http://127.0.0.1:8000/v1")

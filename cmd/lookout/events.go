@@ -66,8 +66,11 @@ func eventsCommand(g *global) *cobra.Command {
 				return err
 			}
 			defer client.Close()
-			seen := printEntries(cmd.Context(), cmd, filterSince(client.Replay(cmd.Context(), redis.ReplayOptions{Stream: stream}), since), asJSON, false)
-			return seen
+			o := redis.ReplayOptions{Stream: stream}
+			if since > 0 && stream != "" {
+				o.From = redis.TimeID(time.Now().Add(-since)) // a camera's ids begin with the time
+			}
+			return printEntries(cmd.Context(), cmd, filterSince(client.Replay(cmd.Context(), o), since), asJSON, false)
 		},
 	}
 	replay.Flags().DurationVar(&since, "since", 0, "only those of the last `time`; 0: all that are kept")

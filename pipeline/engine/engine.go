@@ -49,6 +49,12 @@ func Open(c configs.Config, log *slog.Logger) (_ *Engine, err error) {
 			err = errors.Join(err, e.Close())
 		}
 	}()
+	if c.LLM.Backend == "openai" {
+		if err := e.openRemote(c); err != nil {
+			return nil, err
+		}
+		return e, nil
+	}
 	layout := model.Lookout
 	if c.Model != "" {
 		if c.Model, err = ModelPath(c.Model); err != nil {

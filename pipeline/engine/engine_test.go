@@ -32,6 +32,11 @@ func open(t *testing.T) (*Engine, *pipeline.Deps) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return openWith(t, c)
+}
+
+func openWith(t *testing.T, c configs.Config) (*Engine, *pipeline.Deps) {
+	t.Helper()
 	e, err := Open(c, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
