@@ -318,7 +318,7 @@ func (r *Reader) ReadFrame(ctx context.Context, dst *media.Frame) error {
 
 // decode leaves the next picture in r.frame.
 func (r *Reader) decode(ctx context.Context) (at time.Duration, err error) {
-	since := time.Now()
+	since, fed := time.Now(), 0
 	for {
 		if err := ctx.Err(); err != nil {
 			return 0, err
@@ -342,7 +342,7 @@ func (r *Reader) decode(ctx context.Context) (at time.Duration, err error) {
 			if err := r.again(ctx); err != nil {
 				return 0, err
 			}
-			since = time.Now()
+			since, fed = time.Now(), 0
 			continue
 		case codeAgain:
 		default:
@@ -351,7 +351,8 @@ func (r *Reader) decode(ctx context.Context) (at time.Duration, err error) {
 		if err := r.feed(ctx); err != nil {
 			return 0, err
 		}
-		if time.Since(since) > r.cfg.StallTimeout {
+		// A few packets alone are no stall: some cameras send a picture a minute.
+		if fed++; fed > 8 && time.Since(since) > r.cfg.StallTimeout {
 			return 0, r.cfg.wrap("decode", ErrStalled)
 		}
 	}
