@@ -47,12 +47,12 @@ CMD ["run", "-c", "/etc/lookout/lookout.yaml"]
 
 # --- the image for NVIDIA GPUs: the same, with the ONNX Runtime for them and the libraries that it loads -----------------
 FROM ${CUDA} AS nvidia
+RUN mkdir /nvidia && cd /usr/local/cuda/lib64 && cp -L \
+      libcudart.so.12 libcublas.so.12 libcublasLt.so.12 libcufft.so.11 libcurand.so.10 libnvrtc.so.12 libnvJitLink.so.12 \
+      /usr/lib/x86_64-linux-gnu/libcudnn*.so.9 /nvidia/
 
 FROM cpu AS cuda
-COPY --from=nvidia \
-  /usr/local/cuda/lib64/libcudart.so.12 /usr/local/cuda/lib64/libcublas.so.12 /usr/local/cuda/lib64/libcublasLt.so.12 \
-  /usr/local/cuda/lib64/libcufft.so.11 /usr/local/cuda/lib64/libcurand.so.10 /usr/local/cuda/lib64/libnvrtc.so.12 \
-  /usr/local/cuda/lib64/libnvJitLink.so.12 /usr/lib/x86_64-linux-gnu/libcudnn*.so.9 /opt/lookout/nvidia/
+COPY --from=nvidia /nvidia/ /opt/lookout/nvidia/
 COPY --from=deps-cuda /out/ /
 ENV LD_LIBRARY_PATH=/opt/lookout/nvidia \
     LOOKOUT_ONNXRUNTIME=/opt/lookout/gpu/libonnxruntime.so \
