@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,6 +51,7 @@ type Model struct {
 	g            *graphs
 	sessions     []*ort.Session
 	ends         []int
+	yes, no      []int                     // tokens that spell them
 	perTile      int                       // tokens
 	newline      atomic.Pointer[[]float32] // learned from the first picture
 }
@@ -83,6 +85,7 @@ func Open(dir string, env *ort.Env, opt Options) (m *Model, err error) {
 	if end, ok := m.tok.ID("<end_of_utterance>"); ok {
 		m.ends = append(m.ends, end)
 	}
+	m.yes, m.no = spelling(m.tok, "yes"), spelling(m.tok, "no")
 	if m.chat, err = chat.Load(dir); err != nil {
 		return m, err
 	}
@@ -136,6 +139,34 @@ func readTokenizer(dir string) (*tokenizer.Tokenizer, []int, error) {
 		return tok, []int{id}, nil
 	}
 	return tok, nil, nil
+}
+
+// spelling gives the tokens that are a word, in any case and with or without
+// a space before it.
+func spelling(tok *tokenizer.Tokenizer, word string) []int {
+	var ids []int
+	for id := range tok.VocabSize() {
+		if strings.EqualFold(strings.TrimSpace(string(tok.Token(id))), word) && !tok.Special(id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// yesProb is the probability of yes against no where an answer begins, if it
+// begins with one of them. It is the model's own, not calibrated.
+func (m *Model) yesProb(first int, logits []float32) (float64, bool) {
+	if !slices.Contains(m.yes, first) && !slices.Contains(m.no, first) {
+		return 0, false
+	}
+	sum := func(ids []int) (p float64) {
+		for _, id := range ids {
+			p += math.Exp(float64(logits[id] - logits[first])) // first is the largest
+		}
+		return p
+	}
+	y := sum(m.yes)
+	return y / (y + sum(m.no)), true
 }
 
 // loadDecoder takes the graphs under any of the names that exporters use.

@@ -152,6 +152,9 @@ func (s *Session) answer(ctx context.Context, req Request, give func(llm.Piece) 
 			return err
 		}
 		p := llm.Piece{First: n == 1, Tokens: n}
+		if n == 1 {
+			p.YesProb, p.HasYes = s.m.yesProb(id, s.d.logits)
+		}
 		if slices.Contains(s.m.ends, id) && !req.onAndOn {
 			p.Tokens--
 			p.Text, p.Stop = text.Flush(), llm.StopEnd

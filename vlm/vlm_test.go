@@ -296,3 +296,14 @@ func TestWords(t *testing.T) {
 		}
 	}
 }
+
+func TestYesProb(t *testing.T) {
+	m := &Model{yes: []int{1, 3}, no: []int{2}}
+	logits := []float32{0, float32(math.Log(0.5)), float32(math.Log(0.2)), float32(math.Log(0.1)), -9}
+	if p, ok := m.yesProb(1, logits); !ok || math.Abs(p-0.75) > 1e-6 {
+		t.Errorf("%v %v", p, ok)
+	}
+	if _, ok := m.yesProb(0, logits); ok {
+		t.Error("an answer that begins otherwise has a probability")
+	}
+}
