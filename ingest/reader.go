@@ -44,7 +44,8 @@ type Config struct {
 	Width, Height int
 	// RTSPTransport is tcp or udp. It defaults to tcp.
 	RTSPTransport string
-	// ReadTimeout bounds one read from the source. It defaults to 10 seconds.
+	// ReadTimeout bounds one read from the source (at least 30 seconds for HLS,
+	// which comes in segments). It defaults to 10 seconds.
 	ReadTimeout time.Duration
 	// StallTimeout bounds the time in which packets come but no picture can be
 	// decoded. It defaults to 20 seconds.

@@ -87,6 +87,7 @@ func (d *demuxer) open(ctx context.Context) (st stream, err error) {
 	}
 	d.in = astiav.AllocFormatContext()
 	d.in.SetIOInterrupter(d.guard.intr)
+	d.guard.limit = d.cfg.ReadTimeout
 	if err := d.guard.begin(ctx); err != nil {
 		return st, err
 	}
@@ -99,6 +100,10 @@ func (d *demuxer) open(ctx context.Context) (st stream, err error) {
 	}
 	if err := d.guard.end(ctx, d.in.FindStreamInfo(nil)); err != nil {
 		return st, d.cfg.wrap("find the streams of", err)
+	}
+	if d.in.InputFormat().Name() == "hls" {
+		// A live playlist is silent for as long as its segments are, often 10 seconds.
+		d.guard.limit = max(d.guard.limit, 30*time.Second)
 	}
 	if s := scheme(d.cfg.URL); (s == "http" || s == "https") && d.in.Duration() <= 0 {
 		st.live, st.endless = true, true

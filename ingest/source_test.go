@@ -213,6 +213,9 @@ func TestHTTP(t *testing.T) {
 			if name == "transport" {
 				want = 10
 			}
+			if silent := r.guard.limit >= 30*time.Second; silent != strings.Contains(name, "HLS") {
+				t.Errorf("silence of %v is allowed", r.guard.limit)
+			}
 			got, _ := readAll(t, r, 99)
 			inOrder(t, got, 0, want)
 		})
