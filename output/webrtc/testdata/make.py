@@ -39,7 +39,7 @@ def encode(path, format, codec, **options):
             c.mux(packet)
 
 
-encode(out + "/yard.h264", "h264", "libx264", b="230k", preset="slow", bf="0", g=str(FPS * 2), x264opts="aud=1:colormatrix=bt709:fullrange=off")
+encode(out + "/yard.h264", "h264", "libx264", b="230k", preset="medium", bf="0", g=str(FPS * 2), x264opts="scenecut=0:keyint=30:min-keyint=30:aud=1:colormatrix=bt709:fullrange=off")
 encode(out + "/yard.ivf", "ivf", "libvpx", b="220k", deadline="good", g=str(FPS * 2), **{"cpu-used": "2", "auto-alt-ref": "0"})
 for s in range(SECONDS):
     av.VideoFrame.from_ndarray(pictures[s * FPS], "rgb24").to_image().resize((320, 180)).save(f"{out}/yard-{s}.jpg", quality=80)
