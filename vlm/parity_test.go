@@ -334,7 +334,7 @@ func parity(t *testing.T, g *golden, m *Model, c goldenCase) {
 	}
 	// And through the front door.
 	var text strings.Builder
-	for p, err := range s.Generate(ctx, Request{Question: c.Question, MaxTokens: len(c.Greedy), onAndOn: true}) {
+	for p, err := range s.Generate(ctx, Request{Question: c.Question, MaxTokens: len(c.Greedy), Exactly: true}) {
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -47,8 +47,9 @@ type Request struct {
 	System string
 	// MaxTokens bounds the answer. It defaults to 128.
 	MaxTokens int
-
-	onAndOn bool // does not end at an end token: to compare with goldens
+	// Exactly lets the answer go on for MaxTokens whatever the model says: to
+	// compare with references and to measure. It defaults to false.
+	Exactly bool
 }
 
 // NewSession begins a conversation.
@@ -155,7 +156,7 @@ func (s *Session) answer(ctx context.Context, req Request, give func(llm.Piece) 
 		if n == 1 {
 			p.YesProb, p.HasYes = s.m.yesProb(id, s.d.logits)
 		}
-		if slices.Contains(s.m.ends, id) && !req.onAndOn {
+		if slices.Contains(s.m.ends, id) && !req.Exactly {
 			p.Tokens--
 			p.Text, p.Stop = text.Flush(), llm.StopEnd
 			give(p)

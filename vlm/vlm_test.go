@@ -33,7 +33,7 @@ func picture(w, h, seed int, at time.Duration) *media.Frame {
 func say(t *testing.T, s *Session, question string, n int) string {
 	t.Helper()
 	var b strings.Builder
-	for p, err := range s.Generate(t.Context(), Request{Question: question, MaxTokens: n, onAndOn: true}) {
+	for p, err := range s.Generate(t.Context(), Request{Question: question, MaxTokens: n, Exactly: true}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -163,7 +163,7 @@ func TestGenerateRefusesAndStops(t *testing.T) {
 		t.Errorf("a frame's tokens: %v", err)
 	}
 	last := llm.Piece{}
-	for p, err := range s.Generate(t.Context(), Request{Question: "a", MaxTokens: 5, onAndOn: true}) {
+	for p, err := range s.Generate(t.Context(), Request{Question: "a", MaxTokens: 5, Exactly: true}) {
 		if err != nil {
 			t.Fatal(err)
 		}
