@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from yard.labels import MODEL_H, MODEL_W
 
-from . import encoder_stage, export
+from . import encoder_stage, export, talk_stage
 from .data import make_tokenizer
 from .model import Config, Decoder, Domain, Encoder, Temporal, TextTower
 
@@ -19,7 +19,7 @@ from .model import Config, Decoder, Domain, Encoder, Temporal, TextTower
 def main() -> None:
     cache = os.path.join(os.environ.get("LOOKOUT_CACHE", os.path.expanduser("~/.cache/lookout")))
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("stage", choices=["tokenizer", "encoder", "untrained"])
+    ap.add_argument("stage", choices=["tokenizer", "encoder", "untrained", "talk"])
     ap.add_argument("--data", default=os.path.join(cache, "data"), help="folder with train/ and val/ shards")
     ap.add_argument("--out", default=os.path.join(cache, "train"), help="checkpoints")
     ap.add_argument("--minutes", type=float, default=60, help="wall-clock for the stage, earlier runs of it counted in")
@@ -39,6 +39,8 @@ def main() -> None:
         print(export.write(to, c, path, Encoder(c), Domain(c), TextTower(c), Temporal(c), Decoder(c), {"version": "untrained"},
                            np.random.default_rng(0).integers(0, 255, (3, MODEL_H, MODEL_W, 3), np.uint8)))
         open(os.path.join(to, "READY"), "w").close()
+    if a.stage == "talk":
+        talk_stage.run(c, tok, a.data, a.out, a.minutes)
     if a.stage == "encoder":
         encoder_stage.run(c, tok, train, val, a.out, a.minutes)
 

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import torch
 
-from yard.labels import MODEL_FPS
+from yard.labels import MODEL_FPS, MODEL_H, MODEL_W
 from yard.scene import truth
 
 from .common import log
@@ -55,26 +55,25 @@ def truths(folder: str, path: str, workers: int = 2) -> list:
     return out
 
 
-@torch.no_grad()
 def tokens(enc: Encoder, c: Config, data: Shards, path: str, mirror: bool) -> np.ndarray:
-    """float16 [clips, frames, patches, dim] on disk."""
+    """float16 [clips, frames, patches, dim] on disk. ONNX Runtime is several times faster at this than PyTorch."""
     if os.path.exists(path):
         return np.load(path, mmap_mode="r")
-    enc.eval()
-    out = np.lib.format.open_memmap(path + ".tmp", "w+", np.float16, (len(data), data.frames, c.patches, c.dim))
-    step = max(1, CHUNK // data.frames)
-    for i in range(0, len(data), step):
-        px = np.concatenate([data.pixels(j) for j in range(i, min(i + step, len(data)))])
-        if mirror:
-            px = px[:, :, ::-1]
-        with torch.autocast("cpu", torch.bfloat16):
-            t = enc(torch.from_numpy(np.ascontiguousarray(px)))
-        out[i : i + len(px) // data.frames] = t.float().numpy().reshape(-1, data.frames, c.patches, c.dim)
-        if i % (step * 50) == 0:
+    from . import export
+    graph, tmp = f"{path}.{os.getpid()}.onnx", f"{path}.{os.getpid()}.tmp"
+    export.trace(export.EncoderGraph(enc, Domain(c)), (torch.zeros(2, MODEL_H, MODEL_W, 3, dtype=torch.uint8),), graph, ["pixels"],
+                 ["tokens", "image_embed", "patch_embed", "distance"], {"pixels": {0: "n"}, "tokens": {0: "n"}})
+    s = export.session(graph)
+    out = np.lib.format.open_memmap(tmp, "w+", np.float16, (len(data), data.frames, c.patches, c.dim))
+    for i in range(len(data)):
+        px = data.pixels(i)
+        out[i] = s.run(["tokens"], {"pixels": np.ascontiguousarray(px[:, :, ::-1] if mirror else px)})[0]
+        if i % 100 == 0:
             log(cache=os.path.basename(path), clips=i, of=len(data))
     out.flush()
     del out
-    os.replace(path + ".tmp", path)
+    os.replace(tmp, path)
+    os.remove(graph)
     return np.load(path, mmap_mode="r")
 
 

@@ -78,10 +78,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, d: int, heads: int):
+    def __init__(self, d: int, heads: int, k: int = 4):
         super().__init__()
         self.n1, self.n2 = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.attn, self.mlp = Attention(d, heads), MLP(d)
+        self.attn, self.mlp = Attention(d, heads), MLP(d, k)
 
     def forward(self, x, bias=None):
         x = x + self.attn(self.n1(x), bias)
@@ -166,6 +166,7 @@ class TextTower(nn.Module):
         self.scale, self.bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-5.0))
 
     def forward(self, ids, mask):
+        ids, mask = ids[:, : self.pos.shape[1]], mask[:, : self.pos.shape[1]]  # what is longer is cut
         x = self.tok(ids) + self.pos[:, : ids.shape[1]]
         bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill(mask == 0, -1e9)[:, None, None, :]
         for b in self.blocks:
@@ -176,17 +177,28 @@ class TextTower(nn.Module):
 
 class TemporalBlock(nn.Module):
     """Divided space-time attention (Bertasius et al. 2021), causal in time: first over the same patch place in the
-    last W frames, then within the frame. The temporal branch starts at zero."""
+    last W frames, then within the frame: a depthwise convolution over the neighbouring places, and attention over all."""
 
     def __init__(self, c: Config):
         super().__init__()
         self.c, self.h = c, c.enc_heads
         self.nt, self.t = nn.LayerNorm(c.dim), Attention(c.dim, c.enc_heads)
-        self.age = nn.Parameter(torch.zeros(c.enc_heads, c.window + 1))
+        # Each head begins by looking so many frames back: what moves shows as the difference between them.
+        back = torch.tensor([1.0, 2.0, 4.0, 8.0]).repeat(c.enc_heads)[: c.enc_heads].clamp(max=c.window)
+        self.age = nn.Parameter(-1.5 * (torch.arange(c.window + 1)[None] - back[:, None]).abs().clamp(max=6))
         self.age_key = nn.Parameter(torch.randn(c.window + 1, c.dim) * 0.02)
-        nn.init.zeros_(self.t.out.weight)
+        nn.init.normal_(self.t.out.weight, std=0.05)
         nn.init.zeros_(self.t.out.bias)
-        self.space = Block(c.dim, c.enc_heads)
+        self.place = nn.Parameter(torch.randn(c.patches, c.dim) * 0.02)
+        self.nc, self.near = nn.LayerNorm(c.dim), nn.Conv2d(c.dim, c.dim, 3, padding=1, groups=c.dim)
+        self.mix = nn.Linear(c.dim, c.dim)
+        self.space = Block(c.dim, c.enc_heads, 2)
+
+    def within(self, x):
+        """Within the frame [N,P,D]: first the neighbouring places (where was it a moment ago?), then all of them."""
+        y = self.nc(x).transpose(1, 2).unflatten(2, (GRID_H, GRID_W))
+        y = self.near(y).flatten(2).transpose(1, 2)
+        return self.space(x + self.mix(F.gelu(y)) + self.place)
 
     def forward(self, x, ticks):
         """x [B,F,P,D]; ticks [B,F] when each frame was taken, in samples. Parallel over frames, equal to `step`."""
@@ -203,7 +215,7 @@ class TemporalBlock(nn.Module):
         bias = bias.masked_fill(~ok[:, None, None], -1e9)
         y = attend(q, k, v, bias)
         x = x + self.t.out(y.transpose(-2, -3).flatten(-2).transpose(1, 2))
-        return self.space(x)
+        return self.within(x.flatten(0, 1)).unflatten(0, (B, Fr))
 
     def step(self, x, ring_k, ring_v, age):
         """One frame: x [B,P,D], ring_k and ring_v [B,W,P,D], age [B,W] (0: empty slot) -> x, new_k, new_v [B,P,D]."""
@@ -218,7 +230,7 @@ class TemporalBlock(nn.Module):
         empty = torch.cat([age <= 0, torch.zeros_like(age[:, :1], dtype=torch.bool)], 1) | torch.cat([age > self.c.window, torch.zeros_like(age[:, :1], dtype=torch.bool)], 1)
         s = s.masked_fill(empty[:, None, None], -1e9).softmax(-1)
         y = (s.unsqueeze(-1) * vs).sum(3).flatten(2)
-        return self.space(x + self.t.out(y)), k, v
+        return self.within(x + self.t.out(y)), k, v
 
 
 class Temporal(nn.Module):
@@ -291,14 +303,20 @@ class DecoderBlock(nn.Module):
         self.down = nn.Linear(c.ffn, c.width, bias=False)
 
     def forward(self, x, pos, mask):
+        return self.cached(x, pos, mask, None)[0]
+
+    def cached(self, x, pos, mask, past):
+        """`past` holds the keys and values so far; they come back with the new ones behind them."""
         c, y = self.c, self.n1(x)
         q, k, v = (p(y).unflatten(-1, (-1, c.head_dim)).transpose(1, 2) for p in (self.q, self.k, self.v))
         q, k = rope(q, pos, c.rope_theta), rope(k, pos, c.rope_theta)
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         rep = c.heads // c.kv_heads
-        y = F.scaled_dot_product_attention(q, k.repeat_interleave(rep, 1), v.repeat_interleave(rep, 1), attn_mask=mask)
+        y = attend(q, k.repeat_interleave(rep, 1), v.repeat_interleave(rep, 1), torch.zeros(mask.shape).masked_fill_(~mask, -1e9))
         x = x + self.o(y.transpose(1, 2).flatten(-2))
         y = self.n2(x)
-        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+        return x + self.down(F.silu(self.gate(y)) * self.up(y)), (k, v)
 
 
 class Decoder(nn.Module):

@@ -1,0 +1,342 @@
+"""Stage B: temporal module, connector and decoder together, on the frozen encoder's tokens.
+
+The words follow from dense targets (what each visual token should know), which teach many times faster than words do;
+so the first share of the time is theirs alone.
+"""
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from yard.labels import COLORS, KINDS, MODEL_FPS
+from yard.language import Teller
+
+from . import cache, reader, targets
+from .common import Clock, adamw, log, save
+from .data import Shards
+from .model import Config, Decoder, Temporal
+
+LIGHT, WEATHER = ["day", "dusk", "night"], ["clear", "rain", "snow", "fog"]
+GOES = torch.tensor([targets.CLAUSE[k] for k in ("enter", "leave", "start", "turn_back", "moving", "carrying")])
+PACK = 112   # text tokens that share one visual prefix
+ALONE = 0.12  # share of the time without words
+
+
+class Heads(nn.Module):
+    """Dense supervision; not exported."""
+
+    def __init__(self, c: Config):
+        super().__init__()
+        n = {"kind": len(KINDS), "color": len(COLORS), "clause": len(targets.CLAUSES), "way": 3, "side": 3, "fresh": 2}
+        self.cell = nn.ModuleDict({k: nn.Linear(c.width, v) for k, v in n.items()})
+        self.pos = nn.Linear(c.width, 1)
+        self.pclause, self.pway = nn.Linear(c.dim, len(targets.CLAUSES)), nn.Linear(c.dim, 3)
+        self.pvx = nn.Linear(c.dim, 1)
+        self.flags, self.scene = nn.Linear(c.width, len(targets.FRAME_FLAGS)), nn.Linear(c.width, 3 + 4 + 3 + 2)
+
+
+class Clips:
+    """Cached tokens and everything true of them; clip i, or its mirror image."""
+
+    def __init__(self, c: Config, data_dir: str, out: str, split: str, enc):
+        self.data = Shards(os.path.join(data_dir, split))
+        path = lambda m: os.path.join(out, f"tokens-{split}{m}.npy")
+        self.tok = [cache.tokens(enc, c, self.data, path(""), False)]
+        if os.path.exists(path("-mirror")):
+            self.tok.append(np.load(path("-mirror"), mmap_mode="r"))
+        self.truth = cache.truths(os.path.join(data_dir, split), os.path.join(out, f"truth-{split}.pkl"))
+        self.memo = {}
+
+    def __len__(self):
+        return len(self.data)
+
+    def get(self, i: int, m: int):
+        if (i, m) not in self.memo:
+            s, t = self.data.scene(i), self.truth[i]
+            g, vx = self.data.grids(i)["actor"], self.data.grids(i)["vx"].astype(np.float32)
+            if m:
+                s, t, g, vx = targets.mirror_scene(s), [targets.mirror_truth(a) for a in t], g[:, :, ::-1], -vx[:, :, ::-1]
+            d = targets.dense(s, t, g)
+            d["vx"] = vx.reshape(len(t), -1) / 24
+            n = self.data.frames
+            line = self.data.lines[i]
+            d["scene"] = np.array([(LIGHT.index(line["light"]), WEATHER.index(line["weather"]), self.data.gate(i, f), self.data.lamps(i, f)) for f in range(n)])
+            self.memo[i, m] = (s, t, {k: v.astype(np.float32 if v.dtype == np.float32 else np.int8) for k, v in d.items()})
+        return self.memo[i, m]
+
+    def batch(self, picks):
+        x = torch.from_numpy(np.stack([self.tok[m][i] for i, m in picks]).astype(np.float32))
+        ds = [self.get(i, m)[2] for i, m in picks]
+        return x, {k: torch.from_numpy(np.stack([d[k] for d in ds])) if ds[0][k].dtype == np.float32 else torch.from_numpy(np.stack([d[k] for d in ds])).long() for k in ds[0]}
+
+    def teller(self, i, m, seed, plain=0.75):
+        s, t, _ = self.get(i, m)
+        return Teller(s, lambda at: t[min(int(round(at * MODEL_FPS)), len(t) - 1)], seed, plain)
+
+
+def anchors(tell: Teller, frames: int, n: int, r: random.Random) -> list[int]:
+    """Moments to speak of: half of them soon after something happened; few so soon that it cannot be seen yet."""
+    ev = [e["t"] for e in tell.events]
+    near = [f for f in range(2, frames) if any(0.25 <= f / MODEL_FPS - t < 2.0 for t in ev)]
+    out = []
+    while len(out) < n:
+        f = r.choice(near) if near and r.random() < 0.5 else r.randrange(2, frames)
+        t = f / MODEL_FPS
+        if any(0 <= t - e < 0.25 or 1.9 < t - e < 2.1 for e in ev) and r.random() < 0.7:
+            continue
+        out.append(f)
+    return out
+
+
+class Packer:
+    """Lays texts behind one visual prefix: each text sees the prefix's last frames and itself, never its neighbours."""
+
+    def __init__(self, c: Config, tok):
+        self.c, self.tok = c, tok
+        self.id = {k: tok.token_to_id(f"<|{k}|>") for k in ("bos", "frame", "describe", "changes", "ask", "answer", "end", "pad")}
+        self.yesno = {tok.token_to_id("yes"), tok.token_to_id("no")}
+
+    def prompt(self, task: str, q: str = "") -> list[int]:
+        return [self.id[task]] + (self.tok.encode(q).ids if q else []) + [self.id["answer"]]
+
+    def texts(self, tell: Teller, t: float, r: random.Random) -> list[tuple[list[int], list[int]]]:
+        e = lambda s: self.tok.encode(s).ids + [self.id["end"]]
+        out = [(self.prompt("describe"), e(tell.describe(t)))]
+        if r.random() < 0.6:
+            out.append((self.prompt("changes"), e(tell.changes(t))))
+        qa = tell.qa(t)
+        r.shuffle(qa)
+        out += [(self.prompt("ask", q["q"]), e(q["a"])) for q in qa]
+        n, keep = 0, []
+        for p, a in out:
+            if n + len(p) + len(a) > PACK:
+                continue
+            n += len(p) + len(a)
+            keep.append((p, a))
+        return keep
+
+    def pack(self, decoder: Decoder, visual, rows, n_frames: int):
+        """visual [B,F,T,C]; rows (clip, frame, texts). -> inputs [A,L,C], positions, mask, labels, weights over the text part."""
+        c, A = self.c, len(rows)
+        T, W = c.tokens, c.frames_in_window
+        per = 1 + T
+        nb = max(n_frames - W, 0) + 1  # a <|bos|> for each window there was: it stands just before the window's first frame
+        plen = nb + n_frames * per
+        ids = torch.full((A, PACK), self.id["pad"])
+        pos = torch.zeros(A, PACK, dtype=torch.long)
+        seg = torch.full((A, PACK), -1)
+        label = torch.full((A, PACK), -100)
+        weight = torch.zeros(A, PACK)
+        start = torch.zeros(A, dtype=torch.long)  # the first frame of the prefix that is there
+        for a, (_, f, texts) in enumerate(rows):
+            start[a] = max(n_frames - 1 - f, 0)
+            k = 0
+            for j, (p, ans) in enumerate(texts):
+                s = p + ans
+                ids[a, k : k + len(s)] = torch.tensor(s)
+                pos[a, k : k + len(s)] = 1 + n_frames * per + torch.arange(len(s))
+                seg[a, k : k + len(s)] = j
+                lo = k + len(p) - 1
+                label[a, lo : lo + len(ans)] = torch.tensor(ans)
+                weight[a, lo : lo + len(ans)] = 1.0
+                if ans[0] in self.yesno or len(ans) == 2:
+                    weight[a, lo] = 2.0
+                k += len(s)
+        clip = torch.tensor([x[0] for x in rows])
+        frame = torch.tensor([x[1] for x in rows])
+        fr = frame[:, None] + torch.arange(-n_frames + 1, 1)                                  # [A,n]
+        v = visual[clip[:, None], fr.clamp(min=0)]                                            # [A,n,T,C]
+        mark = decoder.embed.weight[self.id["frame"]].expand(A, n_frames, 1, -1)
+        x = torch.cat([decoder.embed.weight[self.id["bos"]].expand(A, nb, -1), torch.cat([mark, v], 2).flatten(1, 2), decoder.embed(ids)], 1)
+        block = torch.cat([torch.full((nb,), -1), torch.arange(n_frames).repeat_interleave(per)])  # which frame a place belongs to
+        bos = torch.cat([torch.arange(nb), torch.full((n_frames * per,), -1)])                  # or whose window's <|bos|> it is
+        L = torch.arange(plen)
+        open_ = (block - W + 1).clamp(min=0)                                                    # the window a frame was seen in
+        pp = (block[:, None] >= 0) & (L[:, None] >= L[None]) & (block[None] >= open_[:, None])
+        pb = (block[:, None] >= 0) & (bos[None] >= 0)
+        first = torch.maximum(open_[None], start[:, None]).clamp(max=nb - 1)                    # [A,plen] each row's window start
+        there = block[None] >= start[:, None]
+        mp = (pp[None] & there[:, None]) | (pb[None] & (bos[None, None] == first[:, :, None]))
+        last = start.clamp(min=nb - 1) if nb > 1 else torch.zeros_like(start)
+        seen = (there & (block >= n_frames - W)[None]) | (bos[None] == last.clamp(max=nb - 1)[:, None])
+        tp = seen[:, None].expand(A, PACK, plen)
+        tt = (seg[:, :, None] == seg[:, None]) & torch.ones(PACK, PACK, dtype=torch.bool).tril()
+        mask = torch.zeros(A, 1, plen + PACK, plen + PACK, dtype=torch.bool)
+        mask[:, 0, :plen, :plen], mask[:, 0, plen:, :plen], mask[:, 0, plen:, plen:] = mp, tp, tt
+        mask |= torch.eye(plen + PACK, dtype=torch.bool)
+        # Only differences of positions matter. Where the stream has just begun, <|bos|> stands before its first frame.
+        bpos = torch.arange(nb)[None] * per + torch.zeros(A, 1, dtype=torch.long)
+        bpos[:, nb - 1] = torch.maximum(bpos[:, nb - 1], start * per)
+        ppos = torch.cat([bpos, (1 + torch.arange(n_frames * per)).expand(A, -1)], 1)
+        return x, torch.cat([ppos, pos], 1), mask, label, weight, plen
+
+
+def dense_loss(heads: Heads, state, visual, d) -> dict:
+    out = {}
+    kind = d["kind"]
+    on = (kind > 0).float()
+    n = on.sum().clamp(min=1)
+    ce = lambda l, y: F.cross_entropy(l.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
+    w = torch.where(kind > 0, 1.0, 0.25)
+    out["kind"] = (ce(heads.cell["kind"](visual), kind) * w).sum() / w.sum()
+    goes = torch.isin(d["clause"], GOES).float()  # which way somebody looks who stands still is not said, and often not to be seen
+    for k in ("color", "clause", "side", "fresh"):
+        out[k] = (ce(heads.cell[k](visual), d[k]) * on).sum() / n * (0.5 if k in ("side", "fresh") else 1.0)
+    out["way"] = (ce(heads.cell["way"](visual), d["way"]) * on * goes).sum() / (on * goes).sum().clamp(min=1)
+    out["pos"] = 2 * (((heads.pos(visual).sigmoid().squeeze(-1) - d["pos"]) ** 2) * on).sum() / n
+    fg = (d["pclause"] > 0).float()
+    out["pclause"] = (ce(heads.pclause(state), d["pclause"]) * torch.where(fg > 0, 1.0, 0.1)).sum() / fg.sum().clamp(min=1)
+    pg = fg * torch.isin(d["pclause"], GOES).float()
+    out["pway"] = (ce(heads.pway(state), d["pway"]) * pg).sum() / pg.sum().clamp(min=1)
+    out["pvx"] = 2 * (((heads.pvx(state).squeeze(-1) - d["vx"]) ** 2) * fg).sum() / fg.sum().clamp(min=1)
+    m = visual.mean(2)
+    out["flags"] = 2 * F.binary_cross_entropy_with_logits(heads.flags(m), d["flags"])
+    s = heads.scene(m).split([3, 4, 3, 2], -1)
+    out["scene"] = 0.2 * sum(F.cross_entropy(l.flatten(0, 1), d["scene"][..., i].flatten()) for i, l in enumerate(s))
+    return out
+
+
+@torch.no_grad()
+def speak(c, pk: Packer, temporal, dec, visual, rows, prompt, limit=90) -> list[str]:
+    """Greedy answers, without a cache: for checking only. rows (clip, frame), all frame >= frames_in_window."""
+    n = c.frames_in_window
+    x0, _, _, _, _, plen = pk.pack(dec, visual, [(i, f, []) for i, f in rows], n)
+    x = torch.cat([x0[:, :plen], dec.embed(torch.tensor(prompt)).expand(len(rows), -1, -1)], 1)
+    caches = [None] * c.dec_layers
+    ids = [[] for _ in rows]
+    done = [False] * len(rows)
+    pos0 = 0
+    for _ in range(limit):
+        S = x.shape[1]
+        pos = (pos0 + torch.arange(S)).expand(len(rows), -1)
+        mask = (pos0 + torch.arange(S))[:, None] >= torch.arange(pos0 + S)[None]
+        h = x
+        for i, b in enumerate(dec.blocks):
+            h, caches[i] = b.cached(h, pos, mask, caches[i])
+        nxt = dec.logits(dec.norm(h[:, -1])).argmax(-1)
+        pos0 += S
+        for j, t in enumerate(nxt.tolist()):
+            if t == pk.id["end"]:
+                done[j] = True
+            if not done[j]:
+                ids[j].append(t)
+        if all(done):
+            break
+        x = dec.embed(nxt)[:, None]
+    return [pk.tok.decode(i, skip_special_tokens=False) for i in ids]
+
+
+@torch.no_grad()
+def evaluate(c, pk, val: Clips, temporal, dec, heads, clips=64, words=True, show=4) -> dict:
+    temporal.eval(), dec.eval(), heads.eval()
+    r = random.Random(11)
+    hit = {k: [0.0, 0.0] for k in ("kind", "color", "clause", "way")}
+    desc, chg, yn, qa = [], [], [], []
+    for lo in range(0, clips, 16):
+        picks = [(i, 0) for i in range(lo, min(lo + 16, clips))]
+        x, d = val.batch(picks)
+        state, visual = temporal(x, torch.arange(x.shape[1]).expand(len(picks), -1))
+        on = d["kind"] > 0
+        for k in hit:
+            p = heads.cell[k](visual).argmax(-1)
+            at = on & torch.isin(d["clause"], GOES) if k == "way" else on
+            hit[k][0] += (p == d[k])[at].float().sum().item()
+            hit[k][1] += at.sum().item()
+        if not words:
+            continue
+        rows, refs, crefs, qrows = [], [], [], []
+        for j, (i, m) in enumerate(picks):
+            tell = val.teller(i, m, i, plain=1.0)
+            for f in anchors(tell, x.shape[1], 2, r):
+                if f < c.frames_in_window or any(0 <= f / MODEL_FPS - e["t"] < 0.25 or 1.75 < f / MODEL_FPS - e["t"] < 2.25 for e in tell.events):
+                    continue
+                rows.append((j, f)), refs.append(tell.describe(f / MODEL_FPS)), crefs.append(tell.changes(f / MODEL_FPS))
+                qrows.append((j, f, [(pk.prompt("ask", q["q"]), pk.tok.encode(q["a"]).ids + [pk.id["end"]]) for q in tell.qa(f / MODEL_FPS)][:7]))
+        desc += zip(speak(c, pk, temporal, dec, visual, rows, pk.prompt("describe")), refs)
+        chg += zip(speak(c, pk, temporal, dec, visual, rows, pk.prompt("changes"), 40), crefs)
+        for a in range(0, len(qrows), 16):
+            part = qrows[a : a + 16]
+            part = [(j, f, [x for k, x in enumerate(t) if sum(len(p) + len(s) for p, s in t[: k + 1]) <= PACK]) for j, f, t in part]
+            xx, pos, mask, label, weight, plen = pk.pack(dec, visual, part, c.frames_in_window)
+            lg = dec.logits(dec(xx, pos, mask)[:, plen:])
+            first = (label >= 0) & (weight == 2)
+            y, n = pk.tok.token_to_id("yes"), pk.tok.token_to_id("no")
+            lf, tf = lg[first], label[first]
+            b = (tf == y) | (tf == n)
+            yn.append(torch.stack([(lf[b][:, y] - lf[b][:, n]), (tf[b] == y).float()], 1))
+            qa.append((lf.argmax(-1) == tf).float())
+    out = {"cell_" + k: a / max(b, 1) for k, (a, b) in hit.items()}
+    if words:
+        for a, b in desc[:show]:
+            print("   said:", a, "\n   true:", b, flush=True)
+        out |= reader.score(desc)
+        both = [(a, b) for a, b in chg if "<|" not in a and "<|" not in b]
+        out["chg_exact"] = float(np.mean([(reader.facts(a) == reader.facts(b)) for a, b in chg]))
+        out["chg_nothing"] = float(np.mean([("nothing" in a) == ("nothing" in b) for a, b in chg]))
+        z = torch.cat(yn)
+        out["yesno_acc"] = ((z[:, 0] > 0) == (z[:, 1] > 0)).float().mean().item()
+        p, q = z[z[:, 1] > 0, 0], z[z[:, 1] == 0, 0]
+        out["auroc"] = ((p[:, None] > q[None]).float().mean() + 0.5 * (p[:, None] == q[None]).float().mean()).item()
+        out["qa_first"] = torch.cat(qa).mean().item()
+    temporal.train(), dec.train(), heads.train()
+    return out
+
+
+def run(c: Config, tok, data_dir: str, out: str, minutes: float, batch: int = 8, per_clip: int = 4, lr: float = 1.8e-3) -> None:
+    torch.manual_seed(2)
+    temporal, dec, heads = Temporal(c), Decoder(c), Heads(c)
+    opt = adamw(temporal, dec, heads, lr=lr)
+    ck, step, used = os.path.join(out, "talk.pt"), 0, 0.0
+    if os.path.exists(ck):
+        s = torch.load(ck, weights_only=True)
+        temporal.load_state_dict(s["temporal"]), dec.load_state_dict(s["dec"]), heads.load_state_dict(s["heads"], strict=False)
+        if len(s["opt"]["state"]) == len(params := [p for g in opt.param_groups for p in g["params"]]):
+            opt.load_state_dict(s["opt"])
+        step, used = s["step"], s["used"]
+    enc = cache.load_encoder(c, out)
+    val, train = Clips(c, data_dir, out, "val", enc), Clips(c, data_dir, out, "train", enc)
+    clock, r, pk = Clock(minutes, lr, used), random.Random(step + 7), Packer(c, tok)
+    params = [p for m in (temporal, dec, heads) for p in m.parameters()]
+    last, avg = clock.spent(), {}
+    while clock.share() < 1:
+        words = clock.share() >= ALONE
+        clock.set_lr(opt, 0.02)
+        if step % 300 == 0:
+            mirrors = len([p for p in [os.path.join(out, "tokens-train-mirror.npy")] if os.path.exists(p)])
+            if mirrors and len(train.tok) == 1:
+                train.tok.append(np.load(os.path.join(out, "tokens-train-mirror.npy"), mmap_mode="r"))
+        picks = [(r.randrange(len(train)), r.randrange(len(train.tok))) for _ in range(batch)]
+        x, d = train.batch(picks)
+        x = x + torch.randn_like(x) * 0.02
+        state, visual = temporal(x, torch.arange(x.shape[1]).expand(batch, -1))
+        parts = dense_loss(heads, state, visual, d)
+        loss = sum(parts.values())
+        if words:
+            rows = []
+            for j, (i, m) in enumerate(picks):
+                tell = train.teller(i, m, r.randrange(1 << 30))
+                rows += [(j, f, pk.texts(tell, f / MODEL_FPS, r)) for f in anchors(tell, x.shape[1], per_clip, r)]
+            xx, pos, mask, label, weight, plen = pk.pack(dec, visual, rows, r.choice([1, 2, 3, 4, 4, 5, 6]))
+            h = dec(xx, pos, mask)[:, plen:]
+            on = label >= 0
+            ce = F.cross_entropy(dec.logits(h[on]), label[on], reduction="none")
+            parts["words"] = (ce * weight[on]).sum() / weight[on].sum()
+            loss = 0.5 * loss + 3 * parts["words"]
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        opt.step()
+        step += 1
+        for k, v in parts.items():
+            avg[k] = 0.95 * avg.get(k, v.item()) + 0.05 * v.item()
+        if step % 50 == 0:
+            log(step=step, share=clock.share(), views=len(train.tok), **avg)
+        if clock.spent() - last > 240 or clock.share() >= 1:
+            last = clock.spent()
+            save(ck, temporal=temporal.state_dict(), dec=dec.state_dict(), heads=heads.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), config=c.dict())
+            log(eval="val", **evaluate(c, pk, val, temporal, dec, heads, 64 if clock.share() < 1 else 200, words))
