@@ -441,7 +441,7 @@ func TestControl(t *testing.T) {
 	if _, err := c.Do(t.Context(), webrtc.Request{Op: "labels", Labels: []string{"van", " dog ", "van"}}); err != nil {
 		t.Error(err)
 	}
-	if got := fmt.Sprint(s.backend.Labels["yard"]); got != "[van dog]" {
+	if got := s.backend.LabelsOf("yard"); got != "van,dog" {
 		t.Errorf("labels %s", got)
 	}
 	if _, err := c.Do(t.Context(), webrtc.Request{Op: "prompt", Text: "What are the dogs doing?"}); err != nil {
@@ -449,7 +449,7 @@ func TestControl(t *testing.T) {
 	}
 	viewer := m.Event.Data.Viewer
 	if s.backend.Prompt(viewer) != "What are the dogs doing?" {
-		t.Errorf("prompts %v", s.backend.Prompts)
+		t.Errorf("prompt %q", s.backend.Prompt(viewer))
 	}
 
 	sch := schema(t)

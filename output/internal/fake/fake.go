@@ -109,15 +109,15 @@ type Backend struct {
 	at       map[string]event.Evidence // newest picture
 	seq      map[string]uint64
 	watching map[string]int
-	Prompts  map[string]string // by viewer
-	Labels   map[string][]string
-	Sinks    map[string]*Sink
+	prompts  map[string]string // by viewer
+	labels   map[string][]string
+	sinks    map[string]*Sink
 }
 
 // New makes a Backend without streams.
 func New(bus *event.Bus) *Backend {
 	return &Backend{Bus: bus, taps: map[string]*media.Tap{}, at: map[string]event.Evidence{}, seq: map[string]uint64{},
-		watching: map[string]int{}, Prompts: map[string]string{}, Labels: map[string][]string{}, Sinks: map[string]*Sink{}}
+		watching: map[string]int{}, prompts: map[string]string{}, labels: map[string][]string{}, sinks: map[string]*Sink{}}
 }
 
 // Start plays clip as stream until ctx ends, and says what words(n) gives at
@@ -244,8 +244,8 @@ func (b *Backend) SetPrompt(_ context.Context, stream, viewer, text string) erro
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.Prompts[viewer] = text; text == "" {
-		delete(b.Prompts, viewer)
+	if b.prompts[viewer] = text; text == "" {
+		delete(b.prompts, viewer)
 	}
 	return nil
 }
@@ -254,7 +254,7 @@ func (b *Backend) SetPrompt(_ context.Context, stream, viewer, text string) erro
 func (b *Backend) Prompt(viewer string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Prompts[viewer]
+	return b.prompts[viewer]
 }
 
 // SetLabels implements webrtc.Backend.
@@ -264,7 +264,7 @@ func (b *Backend) SetLabels(_ context.Context, stream string, labels []string) e
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.Labels[stream] = labels
+	b.labels[stream] = labels
 	return nil
 }
 
@@ -272,7 +272,7 @@ func (b *Backend) SetLabels(_ context.Context, stream string, labels []string) e
 func (b *Backend) LabelsOf(stream string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return strings.Join(b.Labels[stream], ",")
+	return strings.Join(b.labels[stream], ",")
 }
 
 // Sink keeps what is published and plays it as a stream.
@@ -312,7 +312,7 @@ func (s *Sink) Packets() ([]*media.Packet, bool) {
 func (b *Backend) Publish(_ context.Context, stream string, _ media.Codec) (webrtc.PushSink, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	old := b.Sinks[stream]
+	old := b.sinks[stream]
 	if old != nil {
 		if _, closed := old.Packets(); !closed {
 			return nil, fmt.Errorf("stream %s: somebody publishes it: %w", stream, webrtc.ErrExists)
@@ -321,7 +321,7 @@ func (b *Backend) Publish(_ context.Context, stream string, _ media.Codec) (webr
 		return nil, fmt.Errorf("stream %s: not a published camera: %w", stream, webrtc.ErrExists)
 	}
 	s := &Sink{tap: media.NewTap(0)}
-	b.taps[stream], b.Sinks[stream] = s.tap, s
+	b.taps[stream], b.sinks[stream] = s.tap, s
 	return s, nil
 }
 
@@ -330,7 +330,7 @@ func (b *Backend) Published() map[string]*Sink {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := map[string]*Sink{}
-	for name, s := range b.Sinks {
+	for name, s := range b.sinks {
 		if _, closed := s.Packets(); !closed {
 			out[name] = s
 		}
@@ -342,7 +342,7 @@ func (b *Backend) Published() map[string]*Sink {
 func (b *Backend) Sink(stream string) *Sink {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Sinks[stream]
+	return b.sinks[stream]
 }
 
 var _ webrtc.Backend = (*Backend)(nil)
