@@ -1,0 +1,299 @@
+package benchmark
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lookout-video/lookout/bench"
+	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/ingest"
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/pipeline"
+	"github.com/lookout-video/lookout/tensor"
+)
+
+// cycle is how many frames are shown again and again where decoding is not
+// measured: a minute of one a second, so that each minute shows the same.
+const cycle = 60
+
+// pictures are frames for the embedded model, at rate a second.
+func (r *Runner) pictures(ctx context.Context, rate float64) ([]*media.Frame, error) {
+	i := r.models.Info
+	return frames(ctx, ingest.Config{Name: "bench", URL: r.cfg.Video, Width: i.Width, Height: i.Height, SampleRate: rate, Stills: -1}, cycle)
+}
+
+func (r *Runner) encode(ctx context.Context, n int) error {
+	if err := r.useOwn(); err != nil {
+		return err
+	}
+	i := r.models.Info
+	show, err := r.pictures(ctx, i.FPS)
+	if err != nil {
+		return err
+	}
+	memory, err := r.models.NewMemory()
+	if err != nil {
+		return err
+	}
+	defer memory.Close()
+	out := pipeline.Encoded{Tokens: tensor.Make[float32](1, i.Patches, i.Dim)}
+	for k := range n {
+		if err := r.models.Encoder.Encode(ctx, show[k%len(show):][:1], &out); err != nil {
+			return err
+		}
+		at := media.At(time.Time{}, time.Duration(float64(k)/i.FPS*float64(time.Second)))
+		if _, err := memory.Step(ctx, at, out.Tokens.At(0)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// timing is one description: when its newest frame was captured, its first
+// word came, and it was complete.
+type timing struct{ capture, first, last time.Time }
+
+// timed is a session that notes when descriptions come.
+type timed struct {
+	pipeline.Session
+	capture time.Time
+	note    func(timing)
+}
+
+func (t *timed) Append(ctx context.Context, f *media.Frame, visual tensor.View[float32]) error {
+	t.capture = f.At.Capture
+	return t.Session.Append(ctx, f, visual)
+}
+
+func (t *timed) Generate(ctx context.Context, req pipeline.Request) iter.Seq2[pipeline.Piece, error] {
+	answer := t.Session.Generate(ctx, req)
+	if req.Task != pipeline.Describe {
+		return answer
+	}
+	return func(yield func(pipeline.Piece, error) bool) {
+		at := timing{capture: t.capture}
+		for p, err := range answer {
+			if at.first.IsZero() && p.Text != "" {
+				at.first = time.Now()
+			}
+			if !yield(p, err) || err != nil {
+				return
+			}
+		}
+		if at.last = time.Now(); !at.first.IsZero() {
+			t.note(at)
+		}
+	}
+}
+
+// live plays the video at its own speed as n streams of rate frames a second,
+// begun one after the other within a second as cameras are, until ctx ends or
+// the video does, and returns when the descriptions came.
+func (r *Runner) live(ctx context.Context, video string, n int, rate float64, loop bool) ([]timing, error) {
+	var mu sync.Mutex
+	var all []timing
+	m := *r.models
+	m.Info.SpeakAt = -1
+	m.NewSession = func() (pipeline.Session, error) {
+		s, err := r.models.NewSession()
+		return &timed{Session: s, note: func(t timing) {
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, t)
+		}}, err
+	}
+	deps, done, err := r.deps(&m)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	deps.Open = r.own.Opener(r.cfg.Log)
+	g, gctx := errgroup.WithContext(ctx)
+	for i := range n {
+		c := stream(fmt.Sprintf("bench-%d", i), video)
+		c.Rate, c.Loop, c.Gate = rate, loop, 0
+		c.Describe.Every = time.Duration(float64(time.Second) / rate / 2)
+		g.Go(func() error {
+			select {
+			case <-time.After(time.Second * time.Duration(i) / time.Duration(n)):
+			case <-gctx.Done():
+				return nil
+			}
+			return pipeline.NewStream(c, deps).Run(gctx)
+		})
+	}
+	if err := g.Wait(); err != nil && ctx.Err() == nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// stream is a user's stream, without labels.
+func stream(name, video string) configs.Stream {
+	c := configs.DefaultStream()
+	c.Name, c.URL = name, video
+	return c
+}
+
+// deps are those of a pipeline whose events go nowhere.
+func (r *Runner) deps(m *pipeline.Models) (*pipeline.Deps, func(), error) {
+	seq, err := event.OpenSequencer("")
+	if err != nil {
+		return nil, nil, err
+	}
+	bus := event.NewBus(0)
+	return &pipeline.Deps{Models: m, Batcher: r.batch, Bus: bus, Emitter: event.NewEmitter(seq, bus, nowhere{}), Log: r.cfg.Log}, bus.Close, nil
+}
+
+type nowhere struct{}
+
+func (nowhere) Publish(context.Context, *event.Event) error { return nil }
+
+func (r *Runner) streams(ctx context.Context, video string, n int, d time.Duration) ([]time.Duration, error) {
+	if err := r.useOwn(); err != nil {
+		return nil, err
+	}
+	playing, cancel := context.WithTimeout(ctx, d+time.Second) // the last begins after a second
+	defer cancel()
+	all, err := r.live(playing, video, n, 1, true)
+	if err != nil || ctx.Err() != nil {
+		return nil, errors.Join(err, ctx.Err())
+	}
+	var took []time.Duration
+	for _, t := range all {
+		took = append(took, t.last.Sub(t.capture))
+	}
+	return took, nil
+}
+
+// firstWordFPS is the rate of the stream that FirstWord plays, and firstWordFor
+// how much of it.
+const firstWordFPS, firstWordFor = 10, 20 * time.Second
+
+func (r *Runner) firstWord(ctx context.Context, video string) ([]time.Duration, error) {
+	if err := r.useOwn(); err != nil {
+		return nil, err
+	}
+	playing, cancel := context.WithTimeout(ctx, firstWordFor)
+	defer cancel()
+	all, err := r.live(playing, video, 1, firstWordFPS, true)
+	if err != nil || ctx.Err() != nil {
+		return nil, errors.Join(err, ctx.Err())
+	}
+	var took []time.Duration
+	for _, t := range all {
+		took = append(took, t.first.Sub(t.capture))
+	}
+	return took, nil
+}
+
+// looker is a stream's seeing half that lets every frame pass.
+func (r *Runner) looker(ctx context.Context) (*pipeline.Looker, error) {
+	if err := r.useOwn(); err != nil {
+		return nil, err
+	}
+	return pipeline.NewLooker(r.models, r.batch, 0)
+}
+
+// describeTokens bounds the descriptions of fastForward, so that what the
+// frames show does not decide the cost.
+const describeTokens = 12
+
+func (r *Runner) fastForward(ctx context.Context, length time.Duration, update func(at, cost time.Duration)) error {
+	l, err := r.looker(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	show, err := r.pictures(ctx, 1)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	for k := 0; ; k++ {
+		at := time.Duration(k+1) * time.Second
+		if at > length {
+			return nil
+		}
+		f := *show[k%len(show)]
+		f.Seq, f.At = uint64(k), media.At(began.Add(at), at)
+		start := time.Now()
+		if _, err := l.Look(ctx, &f); err != nil {
+			return err
+		}
+		if at > time.Minute && at%time.Hour >= time.Minute && at <= length-time.Minute {
+			continue
+		}
+		if _, err := l.Say(ctx, pipeline.Request{Task: pipeline.Describe, MaxTokens: describeTokens}, nil); err != nil {
+			return err
+		}
+		update(at, time.Since(start))
+	}
+}
+
+// questions are the standing prompts.
+var questions = []string{"is there a red van?", "is the gate open?", "how many people are there?", "is somebody walking?"}
+
+func (r *Runner) prompts(ctx context.Context, video string, n int) (bench.PromptCost, error) {
+	l, err := r.looker(ctx)
+	if err != nil {
+		return bench.PromptCost{}, err
+	}
+	defer l.Close()
+	i := r.models.Info
+	show, err := frames(ctx, ingest.Config{Name: "bench", URL: video, Width: i.Width, Height: i.Height, SampleRate: i.FPS, Stills: -1}, cycle/2)
+	if err != nil {
+		return bench.PromptCost{}, err
+	}
+	var visual, total []time.Duration
+	for _, f := range show {
+		began := time.Now()
+		if _, err := l.Look(ctx, f); err != nil {
+			return bench.PromptCost{}, err
+		}
+		visual = append(visual, time.Since(began))
+		for k := range n {
+			if _, err := l.Say(ctx, pipeline.Request{Task: pipeline.Ask, Text: questions[k%len(questions)], MaxTokens: describeTokens}, nil); err != nil {
+				return bench.PromptCost{}, err
+			}
+		}
+		total = append(total, time.Since(began))
+	}
+	return bench.PromptCost{Visual: median(visual), Total: median(total)}, nil
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
+}
+
+func (r *Runner) watch(ctx context.Context, video string) error {
+	if err := r.useOwn(); err != nil {
+		return err
+	}
+	deps, done, err := r.deps(r.models)
+	if err != nil {
+		return err
+	}
+	defer done()
+	c := stream("bench", video)
+	src, err := r.own.OpenSource(ctx, c, media.NewTap(1))
+	if err != nil {
+		return err
+	}
+	deps.Lossless = true
+	deps.Open = func(configs.Stream, pipeline.ModelInfo, *media.Tap, func(event.Status)) pipeline.Source { return src }
+	if err := pipeline.NewStream(c, deps).Run(ctx); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return ctx.Err()
+}
