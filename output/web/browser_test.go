@@ -470,7 +470,7 @@ func TestBrowserPicturesOf(t *testing.T) {
 
 // pictures takes the page in dark, light and on a phone, and its dialogs.
 func (b *tab) pictures(name string) {
-	const caption = `document.getElementById('caption').textContent.endsWith('.') && !document.getElementById('caption-box').classList.contains('quiet')`
+	const caption = `document.getElementById('caption').textContent.length > 3 && !document.getElementById('caption-box').classList.contains('quiet')`
 	theme := func(t string) chromedp.Action[chromedp.Void] {
 		return do(`document.activeElement.blur(); if (document.documentElement.dataset.theme !== '` + t + `') document.getElementById('theme').click()`)
 	}
