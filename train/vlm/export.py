@@ -215,12 +215,12 @@ def manifest(to: str, c: Config, tok_path: str, text, meta: dict) -> None:
     m = {
         "format": 1, "layout": "lookout", "name": "lookout-yard", "version": "1", "license": "Apache-2.0", "files": files,
         "image": {"width": MODEL_W, "height": MODEL_H, "patch": MODEL_W // GRID_W, "sample_fps": MODEL_FPS},
-        "encoder": {"dim": c.dim, "embed": c.embed, "patches": c.patches},
+        "encoder": {"dim": c.dim, "embed": c.embed, "patches": c.patches, "grid_width": GRID_W, "grid_height": GRID_H},
         "temporal": {"layers": c.temporal_layers, "window": c.window, "tokens_per_frame": c.tokens, "width": c.width},
         "decoder": {"layers": c.dec_layers, "kv_heads": c.kv_heads, "head_dim": c.head_dim, "heads": c.heads, "width": c.width, "vocab": c.vocab,
                     "max_context": MAX_CONTEXT, "frames_in_window": c.frames_in_window, "rope_theta": c.rope_theta, "rotary_dim": c.head_dim, "rotary_interleaved": False},
         "tokens": {k.strip("<|>"): v for k, v in ids.items()} | {w: t["model"]["vocab"][w] for w in ("yes", "no")},
-        "clip": {"logit_scale": float(text.scale.detach().exp()), "logit_bias": float(text.bias), "templates": TEMPLATES, "labels": LABELS},
+        "clip": {"logit_scale": float(text.scale.detach().exp()), "logit_bias": float(text.bias), "max_tokens": text.pos.shape[1], "templates": TEMPLATES, "labels": LABELS},
         "domain": {"threshold": 1e9, "description": "a fixed camera over a simulated yard, street or loading dock"},
         "calibration": {"yesno_temperature": 1.0}, "generation": {"max_new_tokens": 96}, "precision": "fp32", "trained_on": "simulated yard", "scores": {}}
     for k, v in meta.items():
