@@ -29,8 +29,9 @@ type session struct {
 	ctx context.Context
 	end func(reason string)
 
-	mu sync.Mutex // makes spawn and the end of ctx exclude each other
-	wg sync.WaitGroup
+	mu    sync.Mutex
+	ended bool // guarded by mu: nothing is spawned any more
+	wg    sync.WaitGroup
 
 	lostPackets, lostEvents, lostDeltas atomic.Uint64
 }
@@ -82,7 +83,8 @@ func (x *session) run(cleanup func()) {
 	case <-x.ctx.Done():
 	}
 	<-x.ctx.Done()
-	x.mu.Lock() // nothing is spawned from here on
+	x.mu.Lock()
+	x.ended = true
 	x.mu.Unlock()
 	x.log.Info("ended", "why", context.Cause(x.ctx).Error())
 	_ = x.pc.GracefulClose()
@@ -94,7 +96,7 @@ func (x *session) run(cleanup func()) {
 func (x *session) spawn(f func()) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.ctx.Err() == nil {
+	if !x.ended {
 		x.wg.Go(f)
 	}
 }
@@ -102,6 +104,9 @@ func (x *session) spawn(f func()) {
 // abandon undoes what was made of a session that did not come to be.
 func (x *session) abandon() {
 	x.end("not begun")
+	x.mu.Lock()
+	x.ended = true
+	x.mu.Unlock()
 	if x.pc != nil {
 		_ = x.pc.GracefulClose()
 	}
