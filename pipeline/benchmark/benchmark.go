@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/lookout-video/lookout/bench"
 	"github.com/lookout-video/lookout/configs"
@@ -38,7 +39,8 @@ type Config struct {
 // the first that needs others: the runtime is one a process. It is for one
 // goroutine.
 type Runner struct {
-	cfg Config
+	cfg     Config
+	playFor time.Duration // how much of a video FirstWord plays
 
 	own    *engine.Engine // the embedded model, or nil
 	models *pipeline.Models
@@ -57,7 +59,7 @@ func New(c Config) *Runner {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Runner{cfg: c, public: map[string]*vlm.Model{}}
+	return &Runner{cfg: c, playFor: 20 * time.Second, public: map[string]*vlm.Model{}}
 }
 
 // Lookout is what bench.Scenarios asks for.

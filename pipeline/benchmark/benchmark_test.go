@@ -8,18 +8,154 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/lookout-video/lookout/bench"
+	"github.com/lookout-video/lookout/configs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// video is seven seconds of a counter.
+// video is two seconds of a counter, 20 frames.
 const video = "../../ingest/testdata/counting.mp4"
 
-// bundle is a tiny model of the embedded one's layout.
-const bundle = "../../llm/testdata/half"
+func runner(t *testing.T) *Runner {
+	t.Helper()
+	c, err := configs.Load("") // LOOKOUT_MODEL names another model than the embedded one
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := New(Config{Model: c.Model, Video: video})
+	r.playFor = 1500 * time.Millisecond
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func TestIngest(t *testing.T) {
+	if n, err := runner(t).ingest(t.Context(), video, 64, 32, 2); n != 20 || err != nil {
+		t.Errorf("%d frames, %v", n, err)
+	}
+}
+
+func TestEmbeddedModel(t *testing.T) {
+	r := runner(t)
+	ctx := t.Context()
+	if err := r.encode(ctx, 5); err != nil {
+		t.Fatal(err)
+	}
+	took, err := r.streams(ctx, video, 2, 2*time.Second)
+	if err != nil || len(took) < 2 {
+		t.Errorf("two streams: %v, %v", took, err)
+	}
+	first, err := r.firstWord(ctx, video)
+	if err != nil || len(first) < 2 {
+		t.Errorf("first words: %v, %v", first, err)
+	}
+	for _, d := range append(took, first...) {
+		if d <= 0 || d > time.Minute {
+			t.Errorf("a word came after %v", d)
+		}
+	}
+	one, err := r.prompts(ctx, video, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	four, err := r.prompts(ctx, video, 4)
+	if err != nil || one.Visual <= 0 || one.Total <= one.Visual || four.Total <= four.Visual {
+		t.Errorf("prompts cost %+v and %+v, %v", one, four, err)
+	}
+	if err := r.watch(ctx, video); err != nil {
+		t.Error(err)
+	}
+	updates, last := 0, time.Duration(0)
+	if err := r.fastForward(ctx, 3*time.Minute, func(at, cost time.Duration) {
+		if at <= last || at > time.Minute && at <= 2*time.Minute || cost <= 0 {
+			t.Errorf("an update at %v, after %v, cost %v", at, last, cost)
+		}
+		updates, last = updates+1, at
+	}); err != nil || updates != 120 || last != 3*time.Minute {
+		t.Errorf("%d updates, the last at %v, %v", updates, last, err)
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := r.firstWord(ended, video); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended, it gave %v", err)
+	}
+}
+
+func TestPublicModels(t *testing.T) {
+	r := runner(t)
+	ctx := t.Context()
+	lm := unpack(t, "../../vlm/testdata/llama-a.tar.gz")
+	if _, err := r.generate(ctx, lm, 40, 5, 2); !errors.Is(err, bench.ErrMissing) {
+		t.Errorf("a model of unknown cost: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(lm, "bench.json"), []byte(`{"weights_read": 1000, "cache_token": 10}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	g, err := r.generate(ctx, lm, 60, 4, 2)
+	if err != nil || g.Prefill <= 0 || g.Decode <= 0 || g.ReadBytes != 1000+10*62 {
+		t.Errorf("%+v, %v", g, err)
+	}
+	smol := unpack(t, "../../vlm/testdata/smolvlm-a.tar.gz")
+	for _, slide := range []bool{false, true} {
+		took, err := r.describe(ctx, smol, bench.Job{Video: video, Window: 2, Tokens: 5, Updates: 3, Threads: 2, Slide: slide})
+		if err != nil || took <= 0 {
+			t.Errorf("slide %v: %v, %v", slide, took, err)
+		}
+	}
+	if _, err := r.describe(ctx, filepath.Join(smol, "nowhere"), bench.Job{Threads: 2}); !errors.Is(err, bench.ErrMissing) {
+		t.Errorf("no model: %v", err)
+	}
+}
+
+func TestWithoutAModel(t *testing.T) {
+	r := New(Config{Model: filepath.Join(t.TempDir(), "none"), Video: video})
+	defer r.Close()
+	if err := r.encode(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "none") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// unpack writes one of vlm's golden models into a folder.
+func unpack(t *testing.T, archive string) string {
+	t.Helper()
+	f, err := os.Open(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return dir
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, filepath.FromSlash(h.Name))
+		data, err := io.ReadAll(r)
+		if err == nil {
+			err = os.MkdirAll(filepath.Dir(path), 0o700)
+		}
+		if err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -175,15 +175,14 @@ func (r *Runner) streams(ctx context.Context, video string, n int, d time.Durati
 	return took, nil
 }
 
-// firstWordFPS is the rate of the stream that FirstWord plays, and firstWordFor
-// how much of it.
-const firstWordFPS, firstWordFor = 10, 20 * time.Second
+// firstWordFPS is the rate of the stream that FirstWord plays.
+const firstWordFPS = 10
 
 func (r *Runner) firstWord(ctx context.Context, video string) ([]time.Duration, error) {
 	if err := r.useOwn(); err != nil {
 		return nil, err
 	}
-	playing, cancel := context.WithTimeout(ctx, firstWordFor)
+	playing, cancel := context.WithTimeout(ctx, r.playFor)
 	defer cancel()
 	all, err := r.live(playing, video, 1, firstWordFPS, true)
 	if err != nil || ctx.Err() != nil {

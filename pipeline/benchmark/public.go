@@ -94,7 +94,7 @@ func (r *Runner) describe(ctx context.Context, dir string, job bench.Job) (time.
 	if job.Threads != r.cfg.Threads {
 		return 0, fmt.Errorf("benchmark: the runtime has %d threads, not %d", r.cfg.Threads, job.Threads)
 	}
-	m, err := r.usePublic(dir, vlm.Options{Frames: job.Window})
+	m, err := r.usePublic(dir, vlm.Options{Frames: job.Window, Slide: job.Slide})
 	if err != nil {
 		return 0, err
 	}

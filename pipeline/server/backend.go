@@ -245,6 +245,13 @@ func (b *backend) Still(_ context.Context, stream string, frame uint64, width in
 	if err == nil {
 		return jpeg, nil
 	}
+	if b.s.evidence != nil {
+		if at, ok := b.s.shots.get(shotKey{stream, frame}); ok {
+			if jpeg, err := b.s.evidence.Read(at.event, at.name); err == nil {
+				return jpeg, nil
+			}
+		}
+	}
 	return nil, fmt.Errorf("%w: frame %d of stream %s is not kept any more", webrtc.ErrNotFound, frame, stream)
 }
 

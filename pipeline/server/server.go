@@ -66,6 +66,7 @@ type Server struct {
 	ready   chan struct{}
 	kept    chan keepJob
 	keepers sync.WaitGroup
+	shots   shots
 }
 
 // box is the outbox in front of one sink.
@@ -233,7 +234,11 @@ func (s *Server) keeper() {
 		}
 		if s.evidence != nil && len(job.jpeg) > 0 {
 			d := job.ev.Data
-			if _, err := s.evidence.Put(d.Stream, d.EventID, d.Evidence[len(d.Evidence)-1], job.jpeg); err != nil {
+			frame := d.Evidence[len(d.Evidence)-1]
+			shot, err := s.evidence.Put(d.Stream, d.EventID, frame, job.jpeg)
+			if err == nil {
+				s.shots.add(shotKey{d.Stream, frame.Frame}, shotPlace{d.EventID, shot.Name})
+			} else {
 				s.o.Log.Error("a snapshot is not kept", "event", job.ev.ID, "error", err)
 			}
 		}
