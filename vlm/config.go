@@ -44,6 +44,12 @@ type text struct {
 	Positions int   `json:"max_position_embeddings"`
 	Vocab     int   `json:"vocab_size"`
 	EOS       oneOf `json:"eos_token_id"`
+
+	// How keys are turned by their places.
+	ModelType   string          `json:"model_type"`
+	RopeTheta   float64         `json:"rope_theta"`
+	RopeScaling json.RawMessage `json:"rope_scaling"`
+	Partial     float64         `json:"partial_rotary_factor"`
 }
 
 // oneOf is a number, several, or null.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/lookout-video/lookout/internal/ort"
@@ -27,6 +26,8 @@ type graphs struct {
 	layers, heads, headDim int
 	width, vocab, limit    int
 	half                   bool // the cache is float16
+	inPlace                bool // past and present may be one buffer
+	room                   int  // positions that it always has; 0: any number
 	ids                    bool // takes ids: the embedding is in the graph
 }
 
@@ -69,15 +70,23 @@ func newGraphs(first, next *ort.Session, t text) (*graphs, error) {
 	if g.limit <= 0 {
 		g.limit = 2048
 	}
+	if in, _ := has(next.Inputs, "past_key_values.0.key"); dim(in, 2, 0) > 0 {
+		g.room = dim(in, 2, 0)
+		g.limit = min(g.limit, g.room)
+	}
+	g.inPlace = g.trial()
 	return g, nil
 }
 
-// decoder is one KV cache and what runs over it. The graphs give past and
-// present as separate tensors that grow by what was read, so there are two
-// buffers: a run reads one and writes the other, and nothing is copied.
+// decoder is one KV cache and what runs over it. Where the graph allows there
+// is one fixed buffer that runs read and write (see trial). Other graphs give
+// past and present as separate tensors that grow by what was read, so there are
+// two buffers: a run reads one and writes the other, and nothing is copied.
 type decoder struct {
 	g     *graphs
-	calls map[*ort.Session]*call
+	fixed bool // one buffer, the first
+	one   *single
+	calls [3]*call // of g.first, of single tokens, of the rest
 	f32   [2][][]float32
 	f16   [2][][]uint16
 	room  [2]int // positions that fit
@@ -85,14 +94,17 @@ type decoder struct {
 	len   int
 
 	mask, at []int64
-	logits   []float32
+	all      []float32 // logits of a run
+	logits   []float32 // of its last token
 }
 
 func (g *graphs) newDecoder() *decoder {
-	d := &decoder{g: g, calls: map[*ort.Session]*call{}}
+	d := &decoder{g: g, fixed: g.inPlace}
 	for k := range 2 {
 		d.f32[k], d.f16[k] = make([][]float32, 2*g.layers), make([][]uint16, 2*g.layers)
-		d.grow(k, 1)
+		if !d.fixed {
+			d.grow(k, 1)
+		}
 	}
 	return d
 }
@@ -147,21 +159,66 @@ func (d *decoder) read(ctx context.Context, embeds []float32, ids []int64, n int
 }
 
 func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, ids []int64, n int) error {
-	c := d.calls[s]
-	if c == nil {
-		c = newCall(s)
-		d.calls[s] = c
+	if d.fixed && n == 1 && d.g.plain() {
+		return d.next1(ctx, embeds, ids)
 	}
-	total, to := d.len+n, 1-d.cur
-	d.grow(to, total)
-	for len(d.mask) < total {
-		d.mask = append(d.mask, 1)
+	slot := &d.calls[2]
+	if s == d.g.first {
+		slot = &d.calls[0]
+	}
+	if *slot == nil {
+		*slot = newCall(s)
+	}
+	c := *slot
+	total, to, size := d.len+n, 1-d.cur, d.len+n
+	if d.fixed {
+		d.widen(total)
+		d.fill(total)
+		to, size = 0, d.room[0]
+	} else {
+		d.grow(to, total)
+		for len(d.mask) < total {
+			d.mask = append(d.mask, 1)
+		}
 	}
 	d.at = d.at[:0]
 	for p := d.len; p < total; p++ {
 		d.at = append(d.at, int64(p))
 	}
-	rows := n
+	rows := d.bindInputs(c, s, embeds, ids, d.at, n)
+	for _, out := range s.Outputs {
+		if out.Name == "logits" {
+			if dim(out, 1, rows) == 1 {
+				rows = 1
+			}
+			if cap(d.all) < rows*d.g.vocab {
+				d.all = make([]float32, rows*d.g.vocab)
+			}
+			d.logits = d.all[:rows*d.g.vocab]
+			c.floats(out.Name, d.logits, 1, rows, d.g.vocab)
+		} else if i, ok := cacheIndex(out.Name, "present."); ok {
+			d.bindCache(c, out.Name, to, i, size)
+		} else if c.err == nil {
+			c.err = fmt.Errorf("vlm: %s gives %q, which is not known", s.Name(), out.Name)
+		}
+	}
+	if err := c.run(ctx); err != nil {
+		c.err = nil // the next run binds all of it anew
+		return err
+	}
+	d.logits = d.logits[(rows-1)*d.g.vocab:]
+	d.cur, d.len = to, total
+	return nil
+}
+
+// bindInputs binds what a run of n tokens reads, and tells for how many of them
+// there will be logits.
+func (d *decoder) bindInputs(c *call, s *ort.Session, embeds []float32, ids, at []int64, n int) (rows int) {
+	rows = n
+	past, total := d.len, d.len+n
+	if d.fixed {
+		past, total = d.room[0], d.room[0]
+	}
 	for _, in := range s.Inputs {
 		switch in.Name {
 		case "inputs_embeds":
@@ -171,7 +228,7 @@ func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, id
 		case "attention_mask":
 			bind(c, in.Name, d.mask, 1, total)
 		case "position_ids":
-			bind(c, in.Name, d.at, 1, n)
+			bind(c, in.Name, at, 1, n)
 		case "num_logits_to_keep":
 			rows = 1
 			if len(in.Shape) == 0 {
@@ -186,33 +243,12 @@ func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, id
 			}
 			bind(c, in.Name, []byte{branch}, 1)
 		default:
-			i, ok := cacheIndex(in.Name, "past_key_values.")
-			if !ok {
-				continue // readied by newGraphs
+			if i, ok := cacheIndex(in.Name, "past_key_values."); ok { // newGraphs knows all others
+				d.bindCache(c, in.Name, d.cur, i, past)
 			}
-			d.bindCache(c, in.Name, d.cur, i, d.len)
 		}
 	}
-	for _, out := range s.Outputs {
-		if out.Name == "logits" {
-			if dim(out, 1, rows) == 1 {
-				rows = 1
-			}
-			d.logits = slices.Grow(d.logits[:0], rows*d.g.vocab)[:rows*d.g.vocab]
-			c.floats(out.Name, d.logits, 1, rows, d.g.vocab)
-		} else if i, ok := cacheIndex(out.Name, "present."); ok {
-			d.bindCache(c, out.Name, to, i, total)
-		} else if c.err == nil {
-			c.err = fmt.Errorf("vlm: %s gives %q, which is not known", s.Name(), out.Name)
-		}
-	}
-	if err := c.run(ctx); err != nil {
-		c.err = nil // the next run binds all of it anew
-		return err
-	}
-	d.logits = d.logits[(rows-1)*d.g.vocab:]
-	d.cur, d.len = to, total
-	return nil
+	return rows
 }
 
 // cacheIndex reads "present.3.value": tensor 7.
@@ -250,6 +286,10 @@ func (d *decoder) cut(n int) {
 	if n >= d.len {
 		return
 	}
+	if d.fixed { // what is behind the end is never read
+		d.len = n
+		return
+	}
 	to := 1 - d.cur
 	d.grow(to, max(n, 1))
 	for i := range 2 * d.g.layers {
@@ -267,12 +307,16 @@ func (d *decoder) cut(n int) {
 
 func (d *decoder) close() error {
 	var err error
-	for _, c := range d.calls {
+	for i, c := range d.calls {
+		if c == nil {
+			continue
+		}
 		c.err = nil
 		c.close()
 		err = errors.Join(err, c.err)
+		d.calls[i] = nil
 	}
-	clear(d.calls)
+	d.one = nil
 	return err
 }
 

@@ -34,6 +34,13 @@ type Options struct {
 	Precision string
 	// Frames is how many frames a session keeps. It defaults to 8.
 	Frames int
+	// Slide keeps what the cache holds of the frames that stay when the oldest
+	// leaves the window, where the window would be read anew: an update costs one
+	// frame and the question. What stays remembers what it saw of what left, so
+	// answers can differ from the reference's. Only SmolVLM's layout slides, and
+	// only with keys that are turned as the Llama family does it: Open refuses
+	// others. It defaults to false.
+	Slide bool
 }
 
 // Model is a public model, loaded. It is safe for concurrent use; sessions
@@ -53,6 +60,7 @@ type Model struct {
 	ends         []int
 	yes, no      []int                     // tokens that spell them
 	perTile      int                       // tokens
+	rope         *rope                     // when the window slides
 	newline      atomic.Pointer[[]float32] // learned from the first picture
 }
 
@@ -103,6 +111,14 @@ func Open(dir string, env *ort.Env, opt Options) (m *Model, err error) {
 	}
 	if err := m.loadDecoder(dir, load); err != nil {
 		return m, err
+	}
+	if opt.Slide {
+		if layout != model.SmolVLM {
+			return m, fmt.Errorf("vlm: %s: the window of a %s model cannot slide, only be read anew", dir, layout)
+		}
+		if m.rope, err = newRope(m.cfg.Text, m.g.headDim); err != nil {
+			return m, err
+		}
 	}
 	if layout == model.DecoderOnly {
 		return m, nil

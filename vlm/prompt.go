@@ -31,11 +31,16 @@ func videoText(tokens int, at []time.Duration) string {
 	last := at[len(at)-1]
 	fmt.Fprintf(&b, "You are provided the following series of %s frames from a %s [H:MM:SS] video.\n", inWords(len(at)), clock(last+time.Second))
 	for _, t := range at {
-		s := int(t / time.Second)
-		fmt.Fprintf(&b, "\nFrame from %02d:%02d:%s", s/60, s%60, imageText(tokens, 0, 0))
+		b.WriteString(stamp(t) + imageText(tokens, 0, 0))
 	}
 	b.WriteString("\n\n")
 	return b.String()
+}
+
+// stamp tells when a frame was taken.
+func stamp(at time.Duration) string {
+	s := int(at / time.Second)
+	return fmt.Sprintf("\nFrame from %02d:%02d:", s/60, s%60)
 }
 
 // clock writes a duration as Python does.

@@ -21,7 +21,7 @@ import (
 //
 // These models' prompts begin with a count of the frames, so a new frame
 // changes all that follows: the prompt is read anew once a frame, and shared
-// by all questions until the next.
+// by all questions until the next. Options.Slide avoids that.
 type Session struct {
 	m  *Model
 	mu sync.Mutex
@@ -31,6 +31,7 @@ type Session struct {
 	frames []frame
 	still  *Still
 	seen   int64 // visual tokens so far: names them in read
+	slide  slide
 	closed bool
 }
 
@@ -194,6 +195,9 @@ func (s *Session) prompt(ctx context.Context, req Request) error {
 	ids, err := s.ids(req)
 	if err != nil {
 		return err
+	}
+	if s.m.rope != nil {
+		ids = s.slid(ids, req.System)
 	}
 	// Each place of a visual token takes its row and its name.
 	var visual [][]float32

@@ -1,0 +1,280 @@
+package vlm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/lookout-video/lookout/internal/ort"
+)
+
+// trial finds whether the decoder takes one buffer of fixed size behind past
+// and present at once, of which the ones in the mask are in use: graphs with
+// GroupQueryAttention do, and then nothing is copied and nothing bound anew.
+// Graphs that concatenate refuse, as what they give is longer than what they
+// take.
+func (g *graphs) trial() bool {
+	if g.first != nil {
+		return false
+	}
+	room := 8
+	if g.room > 0 {
+		room = g.room
+	}
+	d := g.newDecoder()
+	d.fixed, d.room[0] = true, room
+	for i := range 2 * g.layers { // small: grow is not meant for this
+		if size := g.heads * room * g.headDim; g.half {
+			d.f16[0][i] = make([]uint16, size)
+		} else {
+			d.f32[0][i] = make([]float32, size)
+		}
+	}
+	defer d.close()
+	var embeds []float32
+	var ids []int64
+	if g.ids {
+		ids = []int64{1, 1}
+	} else {
+		embeds = make([]float32, 2*g.width)
+		for i := range embeds {
+			embeds[i] = float32(i%7) - 3
+		}
+	}
+	for k := range 2 { // the second goes behind the first, and the rest stays empty
+		var e []float32
+		var id []int64
+		if g.ids {
+			id = ids[k : k+1]
+		} else {
+			e = embeds[k*g.width : (k+1)*g.width]
+		}
+		if err := d.step(context.Background(), g.next, e, id, 1); err != nil {
+			return false
+		}
+		for p := range room {
+			if d.empty(p) != (p > k) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// empty tells whether position p of the first cache holds zeros only.
+func (d *decoder) empty(p int) bool {
+	for i := p * d.g.headDim; i < (p+1)*d.g.headDim; i++ {
+		if d.g.half && d.f16[0][0][i] != 0 || !d.g.half && d.f32[0][0][i] != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// widen makes the one buffer of a fixed cache hold n positions.
+func (d *decoder) widen(n int) {
+	if d.room[0] >= n {
+		return
+	}
+	old := d.room[0]
+	room := min(max(n, 2*old, 512), max(n, d.g.limit))
+	if d.g.room > 0 {
+		room = d.g.room
+	}
+	size := d.g.headDim
+	for i := range 2 * d.g.layers {
+		if d.g.half {
+			d.f16[0][i] = spread(d.f16[0][i], d.g.heads, old*size, room*size, d.len*size)
+		} else {
+			d.f32[0][i] = spread(d.f32[0][i], d.g.heads, old*size, room*size, d.len*size)
+		}
+	}
+	d.room[0] = room
+	d.one = nil // bound to the old buffer
+}
+
+// spread copies used elements of each of n rows into rows of another length.
+func spread[T any](from []T, n, old, row, used int) []T {
+	to := make([]T, n*row)
+	for h := range n {
+		copy(to[h*row:h*row+used], from[h*old:])
+	}
+	return to
+}
+
+// fill writes the mask of a fixed cache: ones for the first n positions.
+func (d *decoder) fill(n int) {
+	if len(d.mask) != d.room[0] {
+		d.mask = make([]int64, d.room[0])
+		d.one = nil
+	}
+	for i := range d.mask {
+		d.mask[i] = 0
+		if i < n {
+			d.mask[i] = 1
+		}
+	}
+}
+
+// single is what a run of one token is bound to for good.
+type single struct {
+	c      *call
+	embeds []float32
+	ids    []int64
+	at     []int64
+	logits []float32
+}
+
+// next1 reads one token over a fixed cache, by a binding that stays.
+func (d *decoder) next1(ctx context.Context, embeds []float32, ids []int64) error {
+	d.widen(d.len + 1)
+	d.fill(d.len + 1)
+	if d.one == nil {
+		if err := d.bindOne(); err != nil {
+			return err
+		}
+	}
+	o := d.one
+	copy(o.embeds, embeds)
+	copy(o.ids, ids)
+	o.at[0] = int64(d.len)
+	if err := o.c.b.Step(ctx); err != nil {
+		return err
+	}
+	d.logits = o.logits
+	d.len++
+	return nil
+}
+
+func (d *decoder) bindOne() error {
+	c := d.calls[1]
+	if c == nil {
+		c = newCall(d.g.next)
+		d.calls[1] = c
+	}
+	o := &single{c: c, embeds: make([]float32, d.g.width), ids: make([]int64, 1), at: make([]int64, 1), logits: make([]float32, d.g.vocab)}
+	d.bindInputs(c, d.g.next, o.embeds, o.ids, o.at, 1)
+	for _, out := range d.g.next.Outputs {
+		if out.Name == "logits" {
+			c.floats(out.Name, o.logits, 1, 1, d.g.vocab)
+		} else if i, ok := cacheIndex(out.Name, "present."); ok {
+			d.bindCache(c, out.Name, 0, i, d.room[0])
+		}
+	}
+	if c.err != nil {
+		err := c.err
+		c.err = nil
+		return err
+	}
+	d.one = o
+	return nil
+}
+
+// plain tells that embeddings and logits are bound as they are, not as float16.
+func (g *graphs) plain() bool {
+	for _, list := range [][]ort.Info{g.next.Inputs, g.next.Outputs} {
+		for _, i := range list {
+			if (i.Name == "inputs_embeds" || i.Name == "logits") && i.Type != "float32" {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// rope is how keys are turned by their places: pairs half a head apart, as
+// the models of the Llama family have it.
+type rope struct {
+	angle []float64 // a pair's, for one place
+}
+
+// newRope reads it from the model's configuration.
+func newRope(t text, headDim int) (*rope, error) {
+	var s struct {
+		Type  string `json:"rope_type"`
+		Old   string `json:"type"`
+		Theta float64
+	}
+	if len(t.RopeScaling) > 0 {
+		if err := json.Unmarshal(t.RopeScaling, &s); err != nil {
+			return nil, fmt.Errorf("vlm: config.json: rope_scaling: %w", err)
+		}
+	}
+	if kind := s.Type + s.Old; strings.ReplaceAll(kind, "default", "") != "" || t.Partial != 0 && t.Partial != 1 ||
+		!slices.Contains([]string{"llama", "mistral", "qwen2", "smollm3"}, t.ModelType) {
+		return nil, fmt.Errorf("vlm: how %s turns its keys (%s) is not known: its window cannot slide, only be read anew", t.ModelType, kind)
+	}
+	theta := t.RopeTheta
+	if theta == 0 {
+		theta = 10000 // the classes' default
+	}
+	r := &rope{}
+	for i := range headDim / 2 {
+		r.angle = append(r.angle, math.Pow(theta, -2*float64(i)/float64(headDim)))
+	}
+	return r, nil
+}
+
+// back turns keys by n places towards the beginning.
+func (r *rope) back(keys []float32, n int) {
+	half := len(r.angle)
+	for i, a := range r.angle {
+		sin, cos := math.Sincos(-a * float64(n))
+		s, c := float32(sin), float32(cos)
+		for k := i; k < len(keys); k += 2 * half {
+			x, y := keys[k], keys[k+half]
+			keys[k], keys[k+half] = x*c-y*s, y*c+x*s
+		}
+	}
+}
+
+// forget takes n positions from the middle of the cache; what is behind moves
+// down and its keys are turned to their new places.
+func (d *decoder) forget(from, n int, r *rope) {
+	size, to := d.g.headDim, 1-d.cur
+	if d.fixed {
+		to = d.cur
+	} else {
+		d.grow(to, d.len)
+	}
+	row := func(k, used int) int {
+		if d.fixed {
+			return d.room[0] * size
+		}
+		return used * size
+	}
+	kept := d.len - n
+	var wide []float32
+	for i := range 2 * d.g.layers {
+		for h := range d.g.heads {
+			at, into := h*row(d.cur, d.len), h*row(to, kept)
+			if d.g.half {
+				a, b := d.f16[d.cur][i][at:], d.f16[to][i][into:]
+				copy(b[:from*size], a[:from*size])
+				copy(b[from*size:kept*size], a[(from+n)*size:d.len*size])
+				if i%2 == 0 {
+					moved := b[from*size : kept*size]
+					wide = wide[:0]
+					for _, x := range moved {
+						wide = append(wide, fromHalf(x))
+					}
+					r.back(wide, n)
+					for k, x := range wide {
+						moved[k] = toHalf(x)
+					}
+				}
+				continue
+			}
+			a, b := d.f32[d.cur][i][at:], d.f32[to][i][into:]
+			copy(b[:from*size], a[:from*size])
+			copy(b[from*size:kept*size], a[(from+n)*size:d.len*size])
+			if i%2 == 0 { // keys
+				r.back(b[from*size:kept*size], n)
+			}
+		}
+	}
+	d.cur, d.len = to, kept
+}

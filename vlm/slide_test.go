@@ -1,0 +1,157 @@
+package vlm
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"github.com/lookout-video/lookout/internal/ort"
+)
+
+// A cache that is written in place, bit by bit, gives what one reading gives.
+func TestInPlace(t *testing.T) {
+	env := environment(t)
+	s, err := env.NewSession(ort.Source{Path: "../llm/testdata/half/decoder.onnx"}, ort.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	g, err := newGraphs(nil, s, text{Hidden: 32, Vocab: 269, KVHeads: 2, HeadDim: 16, Positions: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !g.inPlace {
+		t.Fatal("a decoder with GroupQueryAttention does not write its cache in place")
+	}
+	d := g.newDecoder()
+	defer d.close()
+	embeds := make([]float32, 40*g.width)
+	for i := range embeds {
+		embeds[i] = float32(i*7919%101)/50 - 1
+	}
+	for _, n := range []int{5, 1, 1, 12, -9, 1, 3, 1, 1} {
+		if n < 0 { // a rewind
+			d.cut(d.len + n)
+			continue
+		}
+		if err := d.read(t.Context(), embeds[d.len*g.width:(d.len+n)*g.width], nil, n); err != nil {
+			t.Fatal(err)
+		}
+		whole := g.newDecoder()
+		defer whole.close()
+		if err := whole.read(t.Context(), embeds[:d.len*g.width], nil, d.len); err != nil {
+			t.Fatal(err)
+		}
+		closeTo(t, "logits", d.logits, whole.logits, 1e-4)
+	}
+}
+
+func closeTo(t *testing.T, what string, got, want []float32, tolerance float64) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d and %d", what, len(got), len(want))
+	}
+	for i := range got {
+		if d := math.Abs(float64(got[i] - want[i])); !(d <= tolerance*(1+math.Abs(float64(want[i])))) {
+			t.Fatalf("%s: %d is %v, want %v", what, i, got[i], want[i])
+		}
+	}
+}
+
+// The first layer's keys and values depend on a token and its place only: after
+// the window has slid many times they are those of the same prompt read from
+// scratch, and the prompt has not grown.
+func TestSlide(t *testing.T) {
+	env := environment(t)
+	for _, name := range []string{"smolvlm-a", "smolvlm-b"} {
+		g := unpack(t, "testdata/"+name+".tar.gz")
+		m, err := Open(g.dir, env, Options{Frames: 3, Slide: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		anew, err := Open(g.dir, env, Options{Frames: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer anew.Close()
+		s, err := m.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		fresh, err := anew.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer fresh.Close()
+		rows := map[int64][]float32{}
+		length := 0
+		for i := range 9 {
+			f := picture(50, 38, i+3, time.Duration(i)*time.Second)
+			v, err := m.EncodeFrame(t.Context(), f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.AppendFrame(t.Context(), v, f.At); err != nil {
+				t.Fatal(err)
+			}
+			last := s.frames[len(s.frames)-1]
+			for r := range v.Shape[0] {
+				rows[-2-last.name-int64(r)] = v.At(r).Data
+			}
+			if err := fresh.AppendFrame(t.Context(), v, f.At); err != nil {
+				t.Fatal(err)
+			}
+			got, want := say(t, s, "What happens?", 8), say(t, fresh, "What happens?", 8)
+			if i < 3 && got != want {
+				t.Errorf("%s: before it slides it says %q, not %q", name, got, want)
+			}
+			if i == 2 {
+				length = s.Len()
+			}
+		}
+		if s.Len() != length {
+			t.Errorf("%s: a prompt of %d tokens has become %d", name, length, s.Len())
+		}
+		if again := say(t, s, "What happens?", 8); again != say(t, s, "What happens?", 8) {
+			t.Errorf("%s: a question changes the next answer", name)
+		}
+		d := m.g.newDecoder()
+		defer d.close()
+		embeds := make([]float32, 0, len(s.read)*m.Width())
+		for _, id := range s.read {
+			row := rows[id]
+			if row == nil {
+				if row, err = m.embeddings(t.Context(), []int64{id}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			embeds = append(embeds, row...)
+		}
+		if err := d.read(t.Context(), embeds, nil, len(s.read)); err != nil {
+			t.Fatal(err)
+		}
+		for i, what := range []string{"keys", "values"} {
+			n := d.len * m.g.headDim
+			for h := range m.g.heads {
+				closeTo(t, name+": "+what, s.d.f32[s.d.cur][i][h*n:(h+1)*n], d.f32[d.cur][i][h*n:(h+1)*n], 1e-4)
+			}
+		}
+	}
+}
+
+func TestSlideIsRefused(t *testing.T) {
+	env := environment(t)
+	if _, err := Open(unpack(t, "testdata/llava_next-a.tar.gz").dir, env, Options{Slide: true}); err == nil {
+		t.Error("a layout that cannot slide was opened to")
+	}
+	for _, c := range []text{{ModelType: "llama", RopeScaling: []byte(`{"rope_type":"yarn","factor":4}`)}, {ModelType: "phi", RopeTheta: 1}, {ModelType: "llama", Partial: 0.5}} {
+		if _, err := newRope(c, 16); err == nil {
+			t.Errorf("%+v passed", c)
+		}
+	}
+	if _, err := newRope(text{ModelType: "llama", RopeScaling: []byte(`null`)}, 16); err != nil {
+		t.Error(err)
+	}
+}
