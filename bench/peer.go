@@ -41,7 +41,8 @@ func Peer(name string, argv ...string) Side {
 // fast as it can: Values frames_per_second and frames.
 func FFmpeg(ffmpeg, video string, width, height, threads int) Side {
 	argv := []string{ffmpeg, "-nostdin", "-v", "error", "-nostats", "-progress", "pipe:1", "-threads", fmt.Sprint(threads), "-filter_threads", fmt.Sprint(threads),
-		"-i", video, "-map", "0:v:0", "-an", "-vf", fmt.Sprintf("scale=%d:%d:flags=bilinear,format=rgb24", width, height), "-f", "null", "-"}
+		// The scaler's flags are those that package ingest sets.
+		"-i", video, "-map", "0:v:0", "-an", "-vf", fmt.Sprintf("scale=%d:%d:flags=bilinear+accurate_rnd+full_chroma_int,format=rgb24", width, height), "-f", "null", "-"}
 	return Side{Name: "ffmpeg", Command: quote(argv), Run: func(ctx context.Context) (Values, error) {
 		began := time.Now()
 		out, err := output(ctx, argv)

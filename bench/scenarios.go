@@ -25,8 +25,9 @@ type Lookout struct {
 	Generate func(ctx context.Context, dir string, past, n, threads int) (Generation, error)
 	// Describe does the end-to-end job with the model in dir: at each new frame of
 	// the video it says the window of the last Window frames in exactly Tokens
-	// tokens, until Updates are done.
-	Describe func(ctx context.Context, dir string, job Job) error
+	// tokens, until Updates are done. It returns what the updates took, from a
+	// window that is full.
+	Describe func(ctx context.Context, dir string, job Job) (time.Duration, error)
 	// Streams plays the video as so many streams at one frame a second for d, and
 	// returns each update's time from capture to last word.
 	Streams func(ctx context.Context, video string, streams int, d time.Duration) ([]time.Duration, error)
@@ -57,6 +58,8 @@ type Job struct {
 	Window, Tokens int // frames, generated tokens
 	Updates        int
 	Threads        int
+	// Slide keeps what the cache holds of the frames that stay in the window.
+	Slide bool
 }
 
 // PromptCost is what a frame cost with n standing prompts.
@@ -110,7 +113,7 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 
 	all := []Scenario{
 		{Name: "decode-only", Text: "720p H.264 decoded and scaled to 256x144, frames a second", Runs: runs, Sides: []Side{
-			ours("lookout", l.Ingest != nil, "lookout bench decode-only", func(ctx context.Context) (Values, error) {
+			ours("lookout", l.Ingest != nil, "lookout bench --only decode-only", func(ctx context.Context) (Values, error) {
 				began := time.Now()
 				n, err := l.Ingest(ctx, busy, 256, 144, c.Threads)
 				return Values{"frames_per_second": float64(n) / time.Since(began).Seconds(), "frames": float64(n)}, err
@@ -119,7 +122,7 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 			script("pyav", "ingest_pyav.py", "--video", busy, "--width", "256", "--height", "144", "--threads", threads),
 		}},
 		{Name: "encode-only", Text: "embedded model: frames through encoder and temporal module a second", Runs: runs, Sides: []Side{
-			ours("lookout", l.Encode != nil, "lookout bench encode-only", func(ctx context.Context) (Values, error) {
+			ours("lookout", l.Encode != nil, "lookout bench --only encode-only", func(ctx context.Context) (Values, error) {
 				n := 10 * updates
 				began, cpu := time.Now(), CPUTime()
 				err := l.Encode(ctx, n)
@@ -127,7 +130,7 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 			}),
 		}},
 		{Name: "language-model", Text: "SmolLM2-135M sizes, int4: tokens decoded a second after 512", Runs: runs, Sides: []Side{
-			ours("lookout", l.Generate != nil, "lookout bench language-model", func(ctx context.Context) (Values, error) {
+			ours("lookout", l.Generate != nil, "lookout bench --only language-model", func(ctx context.Context) (Values, error) {
 				g, err := l.Generate(ctx, lm, past, tokens, c.Threads)
 				if err != nil {
 					return nil, err
@@ -143,21 +146,26 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 		}},
 		{Name: "end-to-end", Text: "SmolVLM2-256M sizes: the last 4 frames described with 24 tokens, updates a second", Runs: 3, Sides: func() []Side {
 			job := Job{Video: busy, Window: 4, Tokens: 24, Updates: updates, Threads: c.Threads}
-			say := func(name, dir string) Side {
-				return ours(name, l.Describe != nil, "lookout bench end-to-end ("+filepath.Base(dir)+")", func(ctx context.Context) (Values, error) {
-					began := time.Now()
-					err := l.Describe(ctx, dir, job)
-					return Values{"updates_per_second": float64(job.Updates) / time.Since(began).Seconds()}, err
+			say := func(name, dir string, slide bool) Side {
+				how := "the window read anew"
+				if slide {
+					how = "sliding"
+				}
+				return ours(name, l.Describe != nil, fmt.Sprintf("lookout bench --only end-to-end (%s, %s)", filepath.Base(dir), how), func(ctx context.Context) (Values, error) {
+					job := job
+					job.Slide = slide
+					took, err := l.Describe(ctx, dir, job)
+					return Values{"updates_per_second": float64(job.Updates) / took.Seconds()}, err
 				})
 			}
 			few := max(2, updates/5) // the reference takes seconds an update
 			return []Side{
-				say("lookout-fp32", vlm+"-onnx-fp32"), say("lookout-best", vlm+"-onnx-best"),
+				say("lookout-fp32", vlm+"-onnx-fp32", false), say("lookout-fp32-sliding", vlm+"-onnx-fp32", true), say("lookout-best", vlm+"-onnx-best", true),
 				script("transformers", "e2e_transformers.py", "--model", vlm, "--video", busy, "--window", "4", "--tokens", "24", "--updates", fmt.Sprint(few), "--threads", threads),
 			}
 		}()},
 		{Name: "streams", Text: "embedded model: 95 % of updates from capture to last word, by streams at 1 frame a second", Warm: -1, Runs: 1, Sides: []Side{
-			ours("lookout", l.Streams != nil, "lookout bench streams", func(ctx context.Context) (Values, error) {
+			ours("lookout", l.Streams != nil, "lookout bench --only streams", func(ctx context.Context) (Values, error) {
 				v, d := Values{"streams": 0}, 20*time.Second
 				if c.Quick {
 					d = 8 * time.Second
@@ -179,13 +187,13 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 			}),
 		}},
 		{Name: "fast-forward", Text: fmt.Sprintf("embedded model: cost of an update over %d h of stream, ms", hours), Warm: -1, Runs: 1, Sides: []Side{
-			ours("lookout", l.FastForward != nil, fmt.Sprintf("lookout bench fast-forward (%d h)", hours), func(ctx context.Context) (Values, error) {
+			ours("lookout", l.FastForward != nil, fmt.Sprintf("lookout bench --only fast-forward (%d h)", hours), func(ctx context.Context) (Values, error) {
 				return fastForward(ctx, l, time.Duration(hours)*time.Hour)
 			}),
 		}},
 		{Name: "prompts", Text: "embedded model: visual part of a frame with 1, 4 and 16 standing prompts, ms", Runs: runs, Sides: func() (sides []Side) {
 			for _, n := range []int{1, 4, 16} {
-				sides = append(sides, ours(fmt.Sprint(n), l.Prompts != nil, fmt.Sprintf("lookout bench prompts (%d)", n), func(ctx context.Context) (Values, error) {
+				sides = append(sides, ours(fmt.Sprint(n), l.Prompts != nil, fmt.Sprintf("lookout bench --only prompts (%d)", n), func(ctx context.Context) (Values, error) {
 					p, err := l.Prompts(ctx, c.Video, n)
 					return Values{"visual_ms": ms(p.Visual), "total_ms": ms(p.Total)}, err
 				}))
@@ -194,7 +202,7 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 		}()},
 		{Name: "static-busy", Text: "embedded model: CPU seconds for the same length of a static and a busy scene", Runs: runs, Sides: func() (sides []Side) {
 			for _, x := range [][2]string{{"static", static}, {"busy", busy}} {
-				sides = append(sides, ours(x[0], l.Watch != nil, "lookout bench static-busy ("+x[0]+")", func(ctx context.Context) (Values, error) {
+				sides = append(sides, ours(x[0], l.Watch != nil, "lookout bench --only static-busy ("+x[0]+")", func(ctx context.Context) (Values, error) {
 					before := CPUTime()
 					err := l.Watch(ctx, x[1])
 					return Values{"cpu_seconds": (CPUTime() - before).Seconds()}, err
@@ -203,7 +211,7 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 			return sides
 		}()},
 		{Name: "first-word", Text: "embedded model, 10 fps: from capture to first word, ms", Runs: 3, Sides: []Side{
-			ours("lookout", l.FirstWord != nil, "lookout bench first-word", func(ctx context.Context) (Values, error) {
+			ours("lookout", l.FirstWord != nil, "lookout bench --only first-word", func(ctx context.Context) (Values, error) {
 				took, err := l.FirstWord(ctx, c.Video)
 				if err == nil && len(took) == 0 {
 					err = fmt.Errorf("bench: no word came of %s", c.Video)

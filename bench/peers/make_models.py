@@ -9,6 +9,7 @@ What a missing library can't make is said and left out.
 """
 import argparse
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -48,7 +49,9 @@ def tokenizer(path: str):
     words = ["<unk>", "<s>", "</s>"] + letters + [f"<unused{i}>" for i in range(VOCAB - 3 - len(letters))]
     t = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=[], unk_token="<unk>"))
     t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<s>", eos_token="</s>", unk_token="<unk>").save_pretrained(path)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    fast.save_pretrained(path)
     return words
 
 
@@ -62,6 +65,21 @@ def genai(path: str):
     cmd = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", os.path.join(a.out, "smollm2-135m-hf"), "-o", path, "-p", "int4", "-e", "cpu",
            "-c", os.path.join(a.out, "cache"), "--extra_options", "int4_accuracy_level=4"]
     subprocess.run(cmd, check=True)
+    for name in ("config.json", "chat_template.jinja"):  # what the builder leaves out and Lookout reads
+        if not os.path.exists(os.path.join(path, name)):
+            shutil.copy(os.path.join(a.out, "smollm2-135m-hf", name), path)
+    with open(os.path.join(path, "bench.json"), "w") as f:
+        json.dump(dict(weights_read=weights_read(os.path.join(path, "model.onnx")), cache_token=2 * LAYERS * TEXT["num_key_value_heads"] * 64 * 4), f)
+
+
+def weights_read(path: str) -> int:
+    """Bytes of weights that each decoded token reads: all but tables of which it takes one row."""
+    import onnx
+    g = onnx.load(path).graph
+    rows = {i for n in g.node if n.op_type in ("Gather", "GatherBlockQuantized") for i in n.input}
+    rows -= {i for n in g.node if n.op_type in ("MatMul", "MatMulNBits") for i in n.input}
+    rows |= {i for n in g.node if n.op_type == "GroupQueryAttention" for i in n.input[7:9]}  # the tables of the rotation
+    return sum(len(t.raw_data) for t in g.initializer if t.name not in rows)
 
 
 def gguf(path: str):

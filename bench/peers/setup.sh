@@ -20,11 +20,14 @@ if [ -n "${TORCH_INDEX:-}" ]; then
 else
     get torch "torch==2.10.0"
 fi
-get transformers "transformers==4.57.6" "tokenizers==0.22.2" "safetensors==0.8.0" "numpy==2.4.6"
+get transformers "transformers==4.57.6" "tokenizers==0.22.2" "safetensors==0.8.0" "numpy==2.4.6" "torchvision==0.25.0" "num2words==0.5.14"
 get pyav "av==18.1.0" "pillow==13.0.0"
-get gguf "gguf==0.17.1"
+get gguf "gguf==0.19.0"
 get onnx "onnx==1.23.2" "onnxruntime==1.24.4"
 get onnxruntime-genai "onnxruntime-genai==0.11.4" "onnx_ir==0.1.16"
+[ -f "$root/clips/static.mp4" ] || "$root/venv/bin/python" "$here/make_clips.py" --out "$root/clips" || failed="$failed clips"
+"$root/venv/bin/python" "$here/make_models.py" --out "$root/models" || failed="$failed models"
+"$root/venv/bin/python" "$here/make_smolvlm.py" --out "$root/models" || failed="$failed smolvlm"
 # llama.cpp: a wheel if there is one for this machine, else built for this very CPU (about ten minutes).
 if pip install --quiet --disable-pip-version-check --only-binary llama-cpp-python "llama-cpp-python==0.3.16" 2>/dev/null; then
     echo "ready: llama.cpp (wheel)"
@@ -33,8 +36,5 @@ elif command -v c++ >/dev/null; then
 else
     echo "NOT ready: llama.cpp (no wheel, no C++ compiler)" >&2; failed="$failed llama.cpp"
 fi
-[ -f "$root/clips/static.mp4" ] || "$root/venv/bin/python" "$here/make_clips.py" --out "$root/clips" || failed="$failed clips"
-"$root/venv/bin/python" "$here/make_models.py" --out "$root/models" || failed="$failed models"
-"$root/venv/bin/python" "$here/make_smolvlm.py" --out "$root/models" || failed="$failed smolvlm"
 [ -z "$failed" ] || { echo "not set up:$failed" >&2; exit 1; }
 echo "peers are ready in $root"
