@@ -31,6 +31,8 @@ type SourceCounters struct {
 	// Width and Height are the source's own; FPS is its frame rate as it comes.
 	Width, Height int
 	FPS           float64
+	// Rotation is by how many degrees, clockwise, the coded picture is turned.
+	Rotation int
 	// Reordered says that pictures are not coded in the order they are shown
 	// (B-frames): browsers cannot play that as it is.
 	Reordered bool

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -89,7 +90,7 @@ func look(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, url string
 	defer bar.done()
 	var f media.Frame
 	for {
-		if err := src.ReadFrame(ctx, &f); err == io.EOF {
+		if err := src.ReadFrame(ctx, &f); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err
@@ -99,7 +100,7 @@ func look(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, url string
 		if err != nil {
 			return err
 		}
-		if err := do(&f, l, seen); err == io.EOF {
+		if err := do(&f, l, seen); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
 			return err

@@ -272,8 +272,7 @@ func TestRunServesAndEnds(t *testing.T) {
 }
 
 func TestHelpTeaches(t *testing.T) {
-	var walk func(args []string)
-	walk = func(args []string) {
+	walk := func(args []string) {
 		out, _, code := run(t, append(args, "--help")...)
 		if code != 0 || !strings.Contains(out, "Usage:") {
 			t.Errorf("%v: exit code %d: %s", args, code, out)

@@ -33,7 +33,7 @@ type Source struct{ reader }
 func (s Source) Counters() pipeline.SourceCounters {
 	st, i := s.Stats(), s.Info()
 	return pipeline.SourceCounters{Packets: st.Packets, Decoded: st.Decoded, Sampled: st.Sampled, DecodeErrors: st.DecodeErrors, Reconnects: st.Reconnects,
-		Width: i.Width, Height: i.Height, FPS: st.FPS, Reordered: i.Reorders}
+		Width: i.Width, Height: i.Height, FPS: st.FPS, Rotation: i.Rotation, Reordered: i.Reorders}
 }
 
 // Duration is the length of a file; 0 when there is no end or none is known.
@@ -102,8 +102,8 @@ func status(st ingest.Status, push bool) event.Status {
 
 // Transcoder makes VP8 of in's packets: the tap it publishes into, and the
 // function that does it until its context or the stream ends.
-func (e *Engine) Transcoder(stream string, in *media.Tap) (*media.Tap, func(context.Context) error) {
-	t := ingest.NewTranscoder(ingest.TranscodeConfig{Name: stream}, in)
+func (e *Engine) Transcoder(stream string, in *media.Tap, rotation int) (*media.Tap, func(context.Context) error) {
+	t := ingest.NewTranscoder(ingest.TranscodeConfig{Name: stream, Rotation: rotation}, in)
 	return t.Tap(), t.Run
 }
 
@@ -137,6 +137,7 @@ func (e *Engine) Publish(stream string, _ media.Codec) (webrtc.PushSink, error) 
 	if !p.busy.CompareAndSwap(false, true) {
 		return nil, fmt.Errorf("somebody publishes to %s already: %w", stream, pipeline.ErrExists)
 	}
+	p.tap.Cut() // what the last publisher sent is no picture of this one's
 	return &pushSink{p: p}, nil
 }
 

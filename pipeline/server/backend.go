@@ -21,7 +21,7 @@ import (
 type Sources interface {
 	// Transcoder makes VP8 of in's packets: the tap it publishes into, which
 	// stays open, and the function that does it until ctx or the stream ends.
-	Transcoder(stream string, in *media.Tap) (*media.Tap, func(ctx context.Context) error)
+	Transcoder(stream string, in *media.Tap, rotation int) (*media.Tap, func(ctx context.Context) error)
 	// Publish feeds the stream whose URL is configs.Push. It returns
 	// pipeline.ErrExists while somebody else publishes.
 	Publish(stream string, codec media.Codec) (webrtc.PushSink, error)
@@ -82,7 +82,7 @@ func (b *backend) Browser(ctx context.Context, name string) (*media.Tap, func(),
 	t := b.transcod[name]
 	if t == nil {
 		tctx, cancel := context.WithCancel(b.s.ctx)
-		tap, run := b.s.o.Sources.Transcoder(name, s.Tap())
+		tap, run := b.s.o.Sources.Transcoder(name, s.Tap(), s.Snapshot().Counters.Rotation)
 		t = &transcode{tap: tap, cancel: cancel, done: make(chan struct{})}
 		b.transcod[name] = t
 		go func() {
