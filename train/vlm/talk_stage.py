@@ -336,7 +336,7 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, batch: int = 8,
             avg[k] = 0.95 * avg.get(k, v.item()) + 0.05 * v.item()
         if step % 50 == 0:
             log(step=step, share=clock.share(), views=len(train.tok), **avg)
-        if clock.spent() - last > 240 or clock.share() >= 1:
+        if clock.spent() - last > 540 or clock.share() >= 1:
             last = clock.spent()
             save(ck, temporal=temporal.state_dict(), dec=dec.state_dict(), heads=heads.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), config=c.dict())
-            log(eval="val", **evaluate(c, pk, val, temporal, dec, heads, 64 if clock.share() < 1 else 200, words))
+            log(eval="val", **evaluate(c, pk, val, temporal, dec, heads, 24 if clock.share() < 1 else 120, words))
