@@ -138,7 +138,7 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 				rate := float64(tokens) / g.Decode.Seconds()
 				return Values{"decode_tokens_per_second": rate, "prefill_tokens_per_second": past / g.Prefill.Seconds(), "read_bytes_per_second": rate * float64(g.ReadBytes)}, nil
 			}),
-			script("llamacpp", "lm_llamacpp.py", "--model", lm+".gguf", "--past", fmt.Sprint(past), "--tokens", fmt.Sprint(tokens), "--threads", threads),
+			script("llamacpp", "lm_llamacpp.py", "--model", lm+".gguf", "--libraries", c.LlamaCPP, "--past", fmt.Sprint(past), "--tokens", fmt.Sprint(tokens), "--threads", threads),
 			script("genai", "lm_genai.py", "--model", lm, "--past", fmt.Sprint(past), "--tokens", fmt.Sprint(tokens), "--threads", threads),
 			{Name: "copy", Command: fmt.Sprintf("copy 256 MiB with %d threads, bytes read and written", c.Threads), Run: func(ctx context.Context) (Values, error) {
 				return Values{"bytes_per_second": CopyBandwidth(ctx, c.Threads, 256<<20, time.Second)}, nil

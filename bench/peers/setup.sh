@@ -28,13 +28,16 @@ get onnxruntime-genai "onnxruntime-genai==0.11.4" "onnx_ir==0.1.16"
 [ -f "$root/clips/static.mp4" ] || "$root/venv/bin/python" "$here/make_clips.py" --out "$root/clips" || failed="$failed clips"
 "$root/venv/bin/python" "$here/make_models.py" --out "$root/models" || failed="$failed models"
 "$root/venv/bin/python" "$here/make_smolvlm.py" --out "$root/models" || failed="$failed smolvlm"
-# llama.cpp: a wheel if there is one for this machine, else built for this very CPU (about ten minutes).
-if pip install --quiet --disable-pip-version-check --only-binary llama-cpp-python "llama-cpp-python==0.3.16" 2>/dev/null; then
-    echo "ready: llama.cpp (wheel)"
-elif command -v c++ >/dev/null; then
-    CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TESTS=OFF" CMAKE_BUILD_PARALLEL_LEVEL=2 get llama.cpp "llama-cpp-python==0.3.16"
+# llama.cpp: its release as libraries for every CPU, which pick the kernels for this one when they are loaded.
+if [ -f "$root/llama.cpp/libggml-base.so" ]; then
+    echo "ready: llama.cpp"
+elif [ "$(uname -sm)" = "Linux x86_64" ] && command -v npm >/dev/null && (
+    tmp=$(mktemp -d) && trap 'rm -rf "$tmp"' EXIT && cd "$tmp" && npm pack --silent @node-llama-cpp/linux-x64@3.22.1 >/dev/null &&
+    echo "0d953e1503d5ab4608d8ed5b739132308c81ac05ffeb760d2a7f30e08a9f90e0  node-llama-cpp-linux-x64-3.22.1.tgz" | sha256sum -c --quiet &&
+    tar xzf ./*.tgz && mv package/bins/linux-x64 "$root/llama.cpp"); then
+    echo "ready: llama.cpp"
 else
-    echo "NOT ready: llama.cpp (no wheel, no C++ compiler)" >&2; failed="$failed llama.cpp"
+    echo "NOT ready: llama.cpp (needs npm, on Linux x86-64)" >&2; failed="$failed llama.cpp"
 fi
 [ -z "$failed" ] || { echo "not set up:$failed" >&2; exit 1; }
 echo "peers are ready in $root"

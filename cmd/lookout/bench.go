@@ -56,7 +56,7 @@ there is named as missing. bench/README.md says how each figure is made.`,
 			r := benchmark.New(benchmark.Config{Model: conf.Model, Video: video, Threads: threads, Log: logger(conf.Log)})
 			defer r.Close()
 			bc := bench.Config{Quick: quick, Threads: threads, Video: video, Clips: filepath.Join(peers, "clips"), Models: filepath.Join(peers, "models"),
-				Python: filepath.Join(peers, "venv", "bin", "python"), Only: only, FirstLine: saysSomething,
+				LlamaCPP: filepath.Join(peers, "llama.cpp"), Python: filepath.Join(peers, "venv", "bin", "python"), Only: only, FirstLine: saysSomething,
 				Start: []string{exe, "describe", "--json", "--device", "cpu", video}}
 			if conf.Model != "" {
 				bc.Start = append(bc.Start, "--model", conf.Model)
