@@ -82,6 +82,8 @@ type Config struct {
 	Models string
 	// Peers is the folder of the peer scripts. It defaults to bench/peers.
 	Peers string
+	// LlamaCPP is the folder of llama.cpp's libraries.
+	LlamaCPP string
 	// Python is the peers' interpreter, FFmpeg the command. They default to
 	// "python3" and "ffmpeg".
 	Python, FFmpeg string
