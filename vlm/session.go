@@ -41,9 +41,14 @@ type frame struct {
 	name   int64
 }
 
+// Turn is a question and its answer.
+type Turn struct{ Question, Answer string }
+
 // Request asks about the frames in a Session.
 type Request struct {
 	Question string
+	// History is what was said before, for models without pictures.
+	History []Turn
 	// System is put first where the model's template knows of it.
 	System string
 	// MaxTokens bounds the answer. It defaults to 128.
@@ -292,6 +297,9 @@ func (s *Session) ids(req Request) ([]int, error) {
 		}
 	}
 	if !s.m.Sees() {
+		for _, t := range req.History {
+			messages = append(messages, chat.Message{Role: "user", Text: s.m.plain(t.Question)}, chat.Message{Role: "assistant", Text: s.m.plain(t.Answer)})
+		}
 		messages = append(messages, chat.Message{Role: "user", Text: question})
 		text, err := s.m.chat.Render(messages, chat.Options{Generate: true})
 		return s.m.tok.Encode(text, true), err

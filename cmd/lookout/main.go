@@ -85,7 +85,7 @@ to whoever asks.`,
 	f.StringVar(&g.level, "log", "", "least `level` of messages shown: debug, info, warn, error")
 	f.StringVar(&g.model, "model", "", "model `folder` or name; the embedded model when empty")
 	f.StringVar(&g.device, "device", "", "auto, cpu, cuda or cuda:N")
-	root.AddCommand(runCommand(&g), demoCommand(&g), describeCommand(&g), askCommand(&g), classifyCommand(&g), evalCommand(&g), benchCommand(&g), doctorCommand(&g),
+	root.AddCommand(runCommand(&g), demoCommand(&g), describeCommand(&g), askCommand(&g), classifyCommand(&g), chatCommand(&g), evalCommand(&g), benchCommand(&g), doctorCommand(&g),
 		modelsCommand(), eventsCommand(&g), configCommand(&g), versionCommand())
 	for _, c := range root.Commands() {
 		wrapUsage(c)

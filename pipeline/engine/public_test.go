@@ -132,3 +132,47 @@ func TestALanguageModelAloneSeesNothing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestChat(t *testing.T) {
+	c := configs.Default()
+	c.Model = unpack(t, "../../vlm/testdata/llama-a.tar.gz")
+	chat, err := OpenChat(c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := chat.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	say := func(q string) (text string) {
+		for piece, err := range chat.Say(t.Context(), q, 6) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			text += piece
+		}
+		return text
+	}
+	first := say("hello")
+	if len(chat.past) != 1 || chat.past[0].Answer != first {
+		t.Errorf("remembers %+v after %q", chat.past, first)
+	}
+	say("and then?")
+	if len(chat.past) != 2 {
+		t.Errorf("remembers %d turns, want 2", len(chat.past))
+	}
+	c.Model = unpack(t, "../../vlm/testdata/smolvlm-a.tar.gz")
+	if err := chat.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenChat(c, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "lookout ask") {
+		t.Errorf("a model that sees: %v", err)
+	}
+	if chat, err = OpenChat(func() configs.Config {
+		c.Model = unpack(t, "../../vlm/testdata/llama-b.tar.gz")
+		return c
+	}(), slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+}
