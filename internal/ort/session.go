@@ -86,8 +86,10 @@ func (e *Env) NewSession(src Source, opt Options) (*Session, error) {
 		s.Outputs = outs
 	}
 	size := int64(len(src.Data))
-	if fi, err := os.Stat(src.Path); err == nil {
-		size = fi.Size()
+	for _, beside := range []string{"", ".data", "_data"} { // weights may lie beside the graph
+		if fi, err := os.Stat(src.Path + beside); src.Path != "" && err == nil {
+			size += fi.Size()
+		}
 	}
 	s.threads, s.stops = e.share(size, opt.Threads), opt.Stoppable || size >= small
 	e.mu.Lock()
