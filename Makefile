@@ -3,7 +3,7 @@ GO ?= go
 ENV := eval "$$(scripts/deps.sh env)"
 LDFLAGS = -X github.com/lookout-video/lookout/internal/ort.defaultLibrary=$$LOOKOUT_ONNXRUNTIME
 
-.PHONY: help demo deps env build test test-browser test-kill lint fuzz
+.PHONY: help demo deps env build test test-browser test-kill lint fuzz bench bench-quick
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -39,3 +39,10 @@ lint: ## run golangci-lint, as .golangci.yml says
 fuzz: ## each fuzz target for ten seconds
 	$(ENV); for t in $$(grep -rlE '^func Fuzz' --include=*_test.go . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$t/*_test.go | cut -c6-); do $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime 10s $$t || exit 1; done; done
+
+bench: build ## measure this machine beside the peers, within 40 minutes
+	bench/peers/setup.sh || echo "what is not set up is named as missing"
+	$(ENV); bin/lookout bench
+
+bench-quick: build ## the same within 8 minutes, with the peers that are there
+	$(ENV); bin/lookout bench --quick
