@@ -90,9 +90,13 @@ func (d *decoder) start(cfg *Config, st *stream, codec *astiav.Codec, dev *astia
 			return err
 		}
 	}
-	d.ctx.SetFlags(d.ctx.Flags().Add(astiav.CodecContextFlagLowDelay))
 	d.ctx.SetThreadCount(cfg.Threads)
-	d.ctx.SetThreadType(astiav.ThreadTypeSlice) // frame threads add a frame of delay each
+	if cfg.Threads > 1 && !cfg.Live && !st.live {
+		d.ctx.SetThreadType(astiav.ThreadTypeFrame) // nobody waits for the newest picture
+	} else {
+		d.ctx.SetFlags(d.ctx.Flags().Add(astiav.CodecContextFlagLowDelay))
+		d.ctx.SetThreadType(astiav.ThreadTypeSlice) // frame threads add a frame of delay each
+	}
 	if dev != nil {
 		d.ctx.SetThreadCount(1)
 		d.ctx.SetHardwareDeviceContext(dev)
