@@ -30,6 +30,8 @@ type Side struct {
 	Open func(ctx context.Context) error
 	// Run does the work once.
 	Run func(ctx context.Context) (Values, error)
+	// WarmsItself says that each Run begins with a warm-up of its own.
+	WarmsItself bool
 	// Close gives back what Open took. It may be nil.
 	Close func() error
 }
@@ -197,7 +199,7 @@ func runScenario(ctx context.Context, s Scenario, opt Options) (ScenarioResult, 
 	}
 	for round := -max(0, s.Warm); round < s.Runs; round++ {
 		for i, x := range s.Sides {
-			if res.Sides[i].Missing != "" {
+			if res.Sides[i].Missing != "" || round < 0 && x.WarmsItself {
 				continue
 			}
 			if err := ctx.Err(); err != nil {

@@ -39,14 +39,15 @@ func TestSidesRunInTurn(t *testing.T) {
 	var log []string
 	s := Scenario{Name: "s", Text: "speed", Warm: 1, Runs: 3, Sides: []Side{
 		counting(&log, "a", 1000, 10, 40, 20), // the first is the warm-up
-		counting(&log, "b", 1000, 5, 10, 20),
+		counting(&log, "b", 5, 10, 20),
 	}}
+	s.Sides[1].WarmsItself = true
 	r, err := Run(context.Background(), []Scenario{s}, []Ratio{{Key: "a_vs_b", Scenario: "s", Num: "a.speed", Den: "b.speed", Aim: ">= 1"},
 		{Key: "a_alone", Scenario: "s", Num: "a.speed"}}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := strings.Join(log, " "), "open a open b a b a b a b a b close a close b"; got != want {
+	if got, want := strings.Join(log, " "), "open a open b a a b a b a b close a close b"; got != want {
 		t.Errorf("ran %q, want %q", got, want)
 	}
 	q := r.Ratios["a_vs_b"] // pairs: 2, 4, 1

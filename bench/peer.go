@@ -20,7 +20,7 @@ const exitMissing = 3
 // JSON object of numbers: its Values. The command does its own warm-up and
 // measures inside, so that what it takes to start is not counted.
 func Peer(name string, argv ...string) Side {
-	return Side{Name: name, Command: quote(argv), Run: func(ctx context.Context) (Values, error) {
+	return Side{Name: name, Command: quote(argv), WarmsItself: true, Run: func(ctx context.Context) (Values, error) {
 		out, err := output(ctx, argv)
 		if err != nil {
 			return nil, err

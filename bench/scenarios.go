@@ -103,7 +103,7 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 	c.Peers, c.Python, c.FFmpeg = or(c.Peers, "bench/peers"), or(c.Python, "python3"), or(c.FFmpeg, "ffmpeg")
 	runs, tokens, updates, hours := 5, 64, 20, 24
 	if c.Quick {
-		runs, tokens, updates, hours = 3, 32, 6, 1
+		runs, tokens, updates, hours = 3, 32, 4, 1
 	}
 	busy, static := filepath.Join(c.Clips, "busy.mp4"), filepath.Join(c.Clips, "static.mp4")
 	lm, vlm := filepath.Join(c.Models, "smollm2-135m"), filepath.Join(c.Models, "smolvlm2-256m")
@@ -212,7 +212,7 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 			}
 			return sides
 		}()},
-		{Name: "first-word", Text: "embedded model, 10 fps: from capture to first word, ms", Runs: 3, Sides: []Side{
+		{Name: "first-word", Text: "embedded model, 10 fps: from capture to first word, ms", Warm: -1, Runs: 3, Sides: []Side{
 			ours("lookout", l.FirstWord != nil, "lookout bench --only first-word", func(ctx context.Context) (Values, error) {
 				took, err := l.FirstWord(ctx, c.Video)
 				if err == nil && len(took) == 0 {

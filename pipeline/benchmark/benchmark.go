@@ -59,7 +59,7 @@ func New(c Config) *Runner {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Runner{cfg: c, playFor: 20 * time.Second, public: map[string]*vlm.Model{}}
+	return &Runner{cfg: c, playFor: 10 * time.Second, public: map[string]*vlm.Model{}}
 }
 
 // Lookout is what bench.Scenarios asks for.
