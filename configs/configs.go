@@ -58,6 +58,7 @@ type Stream struct {
 	Decoder   string        `yaml:"decoder" json:"decoder" doc:"cpu, auto, cuda or vaapi"`
 	Threads   int           `yaml:"threads" json:"threads" doc:"decoding threads"`
 	Timeout   time.Duration `yaml:"timeout" json:"timeout" doc:"silence after which a source counts as lost"`
+	Model     string        `yaml:"model" json:"model" doc:"another model than the one above, for this stream"`
 	Describe  Describe      `yaml:"describe" json:"describe" doc:"the running description"`
 	Questions []Question    `yaml:"questions" json:"questions" doc:"standing questions"`
 	Labels    []string      `yaml:"labels" json:"labels" doc:"zero-shot labels; empty: the model's own"`

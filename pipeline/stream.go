@@ -44,6 +44,9 @@ type Deps struct {
 	// newest frame, and a function that gives that frame as JPEG: for the search
 	// index and the evidence. It must not block for long.
 	Keep func(ev *event.Event, image []float32, still func(width int) ([]byte, error))
+	// Pick, when not nil, gives the Deps of a stream that names a model of its
+	// own (configs.Stream.Model).
+	Pick func(model string) (*Deps, error)
 	// MaxTokens bounds each answer. It defaults to 0: the model's own bound.
 	MaxTokens int
 	// Lossless looks at every sampled frame, however long that takes: for files
@@ -60,6 +63,7 @@ type Stream struct {
 	st   stats
 	load load
 	mail *mailbox
+	err  error // why it cannot run at all
 
 	mu      sync.Mutex
 	asks    []*ask
@@ -91,7 +95,14 @@ type askResult struct {
 
 // NewStream makes a stream; Run runs it.
 func NewStream(cfg configs.Stream, deps *Deps) *Stream {
-	s := &Stream{cfg: cfg, deps: deps, tap: media.NewTap(0), mail: newMailbox(!deps.Lossless), labels: cfg.Labels, prompts: map[string]string{}}
+	var err error
+	if cfg.Model != "" && deps.Pick != nil {
+		var own *Deps
+		if own, err = deps.Pick(cfg.Model); err == nil {
+			deps = own
+		}
+	}
+	s := &Stream{cfg: cfg, deps: deps, err: err, tap: media.NewTap(0), mail: newMailbox(!deps.Lossless), labels: cfg.Labels, prompts: map[string]string{}}
 	if len(s.labels) == 0 {
 		s.labels = deps.Models.Info.Labels
 	}
@@ -102,6 +113,10 @@ func NewStream(cfg configs.Stream, deps *Deps) *Stream {
 
 // Run watches until ctx ends or the source does.
 func (s *Stream) Run(ctx context.Context) error {
+	if s.err != nil {
+		s.finish()
+		return s.err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, s.mail.wake)
 	g.Go(func() error { return s.read(ctx) })

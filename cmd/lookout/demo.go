@@ -131,10 +131,10 @@ func demo(cmd *cobra.Command, g *global, lasts time.Duration, asJSON bool, redis
 		return err
 	}
 	defer func() { err = errors.Join(err, e.Close()) }()
-	s, err := server.New(server.Options{Config: conf, Models: e.Models, Open: e.Opener(log), Sources: e, Log: log, Version: version()})
+	s, err := server.New(server.Options{Config: conf, Models: e.Models, Open: e.Opener(log), Sources: e, Load: e.Load, Log: log, Version: version()})
 	if errors.Is(err, syscall.EADDRINUSE) && !cmd.Flags().Changed("listen") {
 		conf.Web.Listen = "127.0.0.1:0"
-		s, err = server.New(server.Options{Config: conf, Models: e.Models, Open: e.Opener(log), Sources: e, Log: log, Version: version()})
+		s, err = server.New(server.Options{Config: conf, Models: e.Models, Open: e.Opener(log), Sources: e, Load: e.Load, Log: log, Version: version()})
 	}
 	if err != nil {
 		return err

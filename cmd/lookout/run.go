@@ -48,7 +48,7 @@ changed and removed on the page or by the API while it runs; that is kept.`,
 			if err != nil {
 				return err
 			}
-			s, err := server.New(server.Options{Config: conf, Models: e.Models, Open: e.Opener(log), Sources: e, Log: log, UntilDone: until, Version: version()})
+			s, err := server.New(server.Options{Config: conf, Models: e.Models, Open: e.Opener(log), Sources: e, Load: e.Load, Log: log, UntilDone: until, Version: version()})
 			if err != nil {
 				return errors.Join(err, e.Close())
 			}

@@ -32,6 +32,7 @@ type Engine struct {
 	// Bundle is nil when the model is a public one.
 	Bundle *model.Bundle
 
+	mu    sync.Mutex
 	parts []io.Closer // in the order they were opened
 	push  pushes
 }
@@ -55,27 +56,46 @@ func Open(c configs.Config, log *slog.Logger) (_ *Engine, err error) {
 		}
 		return e, nil
 	}
+	if err := e.open(c); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// open loads the local model that c names, as its files' layout asks.
+func (e *Engine) open(c configs.Config) (err error) {
 	layout := model.Lookout
 	if c.Model != "" {
 		if c.Model, err = ModelPath(c.Model); err != nil {
-			return nil, err
+			return err
 		}
 		if layout, err = model.Detect(c.Model); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	switch layout {
 	case model.Lookout:
-		err = e.openBundle(c)
+		return e.openBundle(c)
 	case model.CLIP, model.SigLIP:
-		err = e.openPair(c)
-	default:
-		err = e.openPublic(c)
+		return e.openPair(c)
 	}
-	if err != nil {
+	return e.openPublic(c)
+}
+
+// Load loads one more model beside the Engine's own, for streams that name it.
+// It is freed with the Engine.
+func (e *Engine) Load(c configs.Config) (*pipeline.Models, error) {
+	one := &Engine{Runtime: e.Runtime}
+	if err := one.open(c); err != nil {
+		for i := len(one.parts) - 1; i >= 0; i-- {
+			err = errors.Join(err, one.parts[i].Close())
+		}
 		return nil, err
 	}
-	return e, nil
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.parts = append(e.parts, one.parts...)
+	return one.Models, nil
 }
 
 // openBundle loads a model of our own layout.

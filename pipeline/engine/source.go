@@ -39,8 +39,7 @@ func (s Source) Counters() pipeline.SourceCounters {
 // Duration is the length of a file; 0 when there is no end or none is known.
 func (s Source) Duration() time.Duration { return s.Info().Duration }
 
-func (e *Engine) sourceConfig(c configs.Stream, tap *media.Tap) ingest.Config {
-	i := e.Models.Info
+func sourceConfig(c configs.Stream, i pipeline.ModelInfo, tap *media.Tap) ingest.Config {
 	rate := c.Rate
 	if rate == 0 {
 		rate = i.FPS
@@ -52,7 +51,7 @@ func (e *Engine) sourceConfig(c configs.Stream, tap *media.Tap) ingest.Config {
 // OpenSource opens a source once, as fast as it can be read: for commands that
 // work through a file, and must say at once when it cannot be opened.
 func (e *Engine) OpenSource(ctx context.Context, c configs.Stream, tap *media.Tap) (Source, error) {
-	r, err := ingest.Open(ctx, e.sourceConfig(c, tap))
+	r, err := ingest.Open(ctx, sourceConfig(c, e.Models.Info, tap))
 	if err != nil {
 		return Source{}, err
 	}
@@ -62,8 +61,8 @@ func (e *Engine) OpenSource(ctx context.Context, c configs.Stream, tap *media.Ta
 // Opener opens the sources of streams: paced as cameras are, connected again
 // after each failure.
 func (e *Engine) Opener(log *slog.Logger) pipeline.Opener {
-	return func(c configs.Stream, _ pipeline.ModelInfo, tap *media.Tap, onStatus func(event.Status)) pipeline.Source {
-		conf := e.sourceConfig(c, tap)
+	return func(c configs.Stream, info pipeline.ModelInfo, tap *media.Tap, onStatus func(event.Status)) pipeline.Source {
+		conf := sourceConfig(c, info, tap)
 		conf.Live = true
 		conf.OnStatus = func(st ingest.Status) {
 			out := status(st, c.URL == configs.Push)

@@ -38,6 +38,9 @@ type Options struct {
 	Open    pipeline.Opener
 	Sources Sources
 	Log     *slog.Logger
+	// Load loads the model that a stream names for itself.
+	// It defaults to none: such a stream fails, and says so.
+	Load func(c configs.Config) (*pipeline.Models, error)
 	// UntilDone ends Run when every stream has ended. It defaults to false: a
 	// server waits for streams that are added.
 	UntilDone bool
@@ -58,6 +61,7 @@ type Server struct {
 	index    *search.Index
 	evidence *evidence.Store
 	batcher  *pipeline.Batcher
+	deps     *pipeline.Deps
 	manager  *pipeline.Manager
 	registry *prometheus.Registry
 	web      *web.Server
@@ -67,6 +71,35 @@ type Server struct {
 	kept    chan keepJob
 	keepers sync.WaitGroup
 	shots   shots
+
+	picking sync.Mutex
+	picked  map[string]*pipeline.Deps // by the model's name
+	back    context.Context           // of what outlives the streams
+	behind  errgroup.Group
+}
+
+// pick gives the Deps of a stream with a model of its own. A model is loaded
+// once, and encodes for all its streams.
+func (s *Server) pick(name string) (*pipeline.Deps, error) {
+	s.picking.Lock()
+	defer s.picking.Unlock()
+	if d := s.picked[name]; d != nil {
+		return d, nil
+	}
+	if s.o.Load == nil {
+		return nil, fmt.Errorf("model %s: a model for one stream cannot be loaded here", name)
+	}
+	c := s.o.Config
+	c.Model = name
+	m, err := s.o.Load(c)
+	if err != nil {
+		return nil, fmt.Errorf("model %s: %w", name, err)
+	}
+	d := *s.deps
+	d.Models, d.Batcher, d.Pick = m, pipeline.NewBatcher(m.Encoder, m.Info, min(max(len(c.Streams), 1), 8)), nil
+	s.behind.Go(func() error { return d.Batcher.Run(s.back) })
+	s.picked[name] = &d
+	return &d, nil
 }
 
 // box is the outbox in front of one sink.
@@ -88,7 +121,7 @@ func New(o Options) (_ *Server, err error) {
 	if o.History <= 0 {
 		o.History = 500
 	}
-	s := &Server{o: o, bus: event.NewBus(o.History), ready: make(chan struct{}), kept: make(chan keepJob, 256), registry: prometheus.NewRegistry()}
+	s := &Server{o: o, bus: event.NewBus(o.History), ready: make(chan struct{}), kept: make(chan keepJob, 256), registry: prometheus.NewRegistry(), picked: map[string]*pipeline.Deps{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -117,8 +150,8 @@ func New(o Options) (_ *Server, err error) {
 		}
 	}
 	s.batcher = pipeline.NewBatcher(o.Models.Encoder, o.Models.Info, min(max(len(c.Streams), 1), 8))
-	s.manager = pipeline.NewManager(&pipeline.Deps{Models: o.Models, Batcher: s.batcher, Emitter: s.emitter, Bus: s.bus, Open: o.Open, Log: o.Log, Keep: s.keep,
-		MaxTokens: c.LLM.MaxTokens}, c.StateDir)
+	s.deps = &pipeline.Deps{Models: o.Models, Batcher: s.batcher, Emitter: s.emitter, Bus: s.bus, Open: o.Open, Log: o.Log, Keep: s.keep, Pick: s.pick, MaxTokens: c.LLM.MaxTokens}
+	s.manager = pipeline.NewManager(s.deps, c.StateDir)
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), metrics{s})
 	return s, s.openWeb()
 }
@@ -317,10 +350,10 @@ func (s *Server) Run(ctx context.Context) error {
 	// What encodes and delivers outlives the streams: they finish first.
 	back, stopBack := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBack()
-	var behind errgroup.Group
-	behind.Go(func() error { return s.batcher.Run(back) })
+	s.back = back
+	s.behind.Go(func() error { return s.batcher.Run(back) })
 	for _, b := range s.boxes {
-		behind.Go(func() error { return b.Run(back) })
+		s.behind.Go(func() error { return b.Run(back) })
 	}
 	front, fctx := errgroup.WithContext(ctx)
 	if s.web != nil {
@@ -336,7 +369,7 @@ func (s *Server) Run(ctx context.Context) error {
 	_ = s.Flush(flush) // what does not get out now waits in the outbox
 	done()
 	stopBack()
-	return errors.Join(err, behind.Wait())
+	return errors.Join(err, s.behind.Wait())
 }
 
 // Close frees all. Run must have returned.

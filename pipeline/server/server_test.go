@@ -63,14 +63,14 @@ func start(t *testing.T, change func(*configs.Config)) (*Server, *backend, confi
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv, err := New(Options{Config: c, Models: e.Models, Open: e.Opener(log), Sources: e, Log: log})
+	srv, err := New(Options{Config: c, Models: e.Models, Open: e.Opener(log), Sources: e, Load: e.Load, Log: log})
 	if err != nil {
 		t.Fatal(errors.Join(err, e.Close()))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- srv.Run(ctx) }()
-	<-srv.ready
+	waitFor(t, "the streams", func() bool { return len(srv.manager.All()) == len(c.Streams) })
 	var once sync.Once
 	stop := func() {
 		once.Do(func() {
@@ -217,6 +217,25 @@ func TestBackend(t *testing.T) {
 	if err := sink.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// A stream may name a model of its own; one that cannot be loaded costs that
+// stream alone.
+func TestAModelForOneStream(t *testing.T) {
+	own := os.Getenv("LOOKOUT_MODEL")
+	if own == "" {
+		own = "../../model/default"
+	}
+	s, b, _, _ := start(t, func(c *configs.Config) {
+		second, third := c.Streams[0], c.Streams[0]
+		second.Name, second.Model = "second", own
+		third.Name, third.Model = "third", t.TempDir()
+		c.Streams = append(c.Streams, second, third)
+	})
+	waitFor(t, "two streams that look and one that failed", func() bool {
+		st := b.Streams()
+		return len(st) == 3 && s.manager.All()[0].Snapshot().Looked > 1 && s.manager.All()[1].Snapshot().Looked > 1 && st[2].State == "failed"
+	})
 }
 
 func TestAddressInUseIsSaid(t *testing.T) {
