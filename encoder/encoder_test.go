@@ -249,6 +249,17 @@ func TestClassify(t *testing.T) {
 	if n := testing.AllocsPerRun(10, func() { got = l.Classify([]float32{0.6, 0.8}, got) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
+	// A label needs to fit one patch only.
+	patches, err := tensor.Of([]float32{1, 0, 0.6, 0.8}, 2, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = l.ClassifyPatches(patches, got)
+	for i, c := range []float64{1, 0.8, 1} {
+		if math.Abs(got[i].Cosine-c) > 1e-6 || math.Abs(got[i].Probability-1/(1+math.Exp(5-10*c))) > 1e-6 {
+			t.Errorf("by patches %+v, want cosine %v", got[i], c)
+		}
+	}
 }
 
 func TestRegion(t *testing.T) {

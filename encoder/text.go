@@ -155,11 +155,33 @@ type Score struct {
 // scores are in the order of Names, in dst if it has the room.
 func (l *Labels) Classify(image []float32, dst []Score) []Score {
 	dst = dst[:0]
-	top := math.Inf(-1)
 	for i, e := range l.embeds {
-		c := dot(image, e)
-		logit := l.clip.LogitScale*c + l.clip.LogitBias
-		dst = append(dst, Score{Label: l.Names[i], Cosine: c, Probability: 1 / (1 + math.Exp(-logit)), Share: logit})
+		dst = append(dst, Score{Label: l.Names[i], Cosine: dot(image, e)})
+	}
+	return l.score(dst)
+}
+
+// ClassifyPatches compares each label with the patch that fits it best: in a
+// picture of several things a label needs to fit one of them. patches is
+// [P, embed], unit length; the scores are as those of Classify.
+func (l *Labels) ClassifyPatches(patches tensor.View[float32], dst []Score) []Score {
+	dst = dst[:0]
+	for i, e := range l.embeds {
+		best := -1.0
+		for p := range patches.Shape[0] {
+			best = max(best, dot(patches.Data[p*len(e):(p+1)*len(e)], e))
+		}
+		dst = append(dst, Score{Label: l.Names[i], Cosine: best})
+	}
+	return l.score(dst)
+}
+
+// score turns the cosines into probabilities.
+func (l *Labels) score(dst []Score) []Score {
+	top := math.Inf(-1)
+	for i := range dst {
+		logit := l.clip.LogitScale*dst[i].Cosine + l.clip.LogitBias
+		dst[i].Probability, dst[i].Share = 1/(1+math.Exp(-logit)), logit
 		top = max(top, logit)
 	}
 	sum := 0.0

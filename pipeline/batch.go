@@ -24,6 +24,7 @@ type Batcher struct {
 	frames   []*media.Frame
 	tokens   []float32
 	image    []float32
+	patch    []float32
 	distance []float32
 }
 
@@ -36,7 +37,11 @@ type encodeRequest struct {
 // NewBatcher makes a Batcher of at most limit frames a call.
 func NewBatcher(enc VisualEncoder, info ModelInfo, limit int) *Batcher {
 	limit = max(limit, 1)
-	return &Batcher{enc: enc, info: info, max: limit, reqs: make(chan *encodeRequest), done: make(chan struct{}),
+	patched := 0
+	if info.Patched {
+		patched = limit * info.Patches * info.Embed
+	}
+	return &Batcher{enc: enc, info: info, max: limit, patch: make([]float32, patched), reqs: make(chan *encodeRequest), done: make(chan struct{}),
 		tokens: make([]float32, limit*info.Patches*info.Dim), image: make([]float32, limit*info.Embed), distance: make([]float32, limit)}
 }
 
@@ -79,12 +84,18 @@ func (b *Batcher) encode(ctx context.Context, batch []*encodeRequest) error {
 	}
 	out := Encoded{Tokens: tensor.View[float32]{Shape: tensor.Shape{n, p, d}, Data: b.tokens[:n*p*d]},
 		Image: tensor.View[float32]{Shape: tensor.Shape{n, e}, Data: b.image[:n*e]}, Distance: b.distance[:n]}
+	if b.info.Patched {
+		out.Patch = tensor.View[float32]{Shape: tensor.Shape{n, p, e}, Data: b.patch[:n*p*e]}
+	}
 	if err := b.enc.Encode(ctx, b.frames, &out); err != nil {
 		return err
 	}
 	for i, r := range batch {
 		copy(r.dst.Tokens.Data, out.Tokens.Data[i*p*d:])
 		copy(r.dst.Image.Data, out.Image.Data[i*e:])
+		if b.info.Patched {
+			copy(r.dst.Patch.Data, out.Patch.Data[i*p*e:])
+		}
 		copy(r.dst.Distance, out.Distance[i:])
 	}
 	return nil

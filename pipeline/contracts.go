@@ -43,6 +43,7 @@ type SourceCounters struct {
 type Encoded struct {
 	Tokens   tensor.View[float32] // [frames, patches, dim]
 	Image    tensor.View[float32] // [frames, embed], unit length
+	Patch    tensor.View[float32] // [frames, patches, embed], unit length
 	Distance []float32            // [frames], distance from the training domain; larger is stranger
 }
 
@@ -114,7 +115,15 @@ type Labeler interface {
 	// Text gives the unit-length embedding of a text.
 	Text(ctx context.Context, text string) ([]float32, error)
 	// Classify gives cosine and probability of each label, in their order.
-	Classify(ctx context.Context, image []float32, labels []string) ([]event.Label, error)
+	Classify(ctx context.Context, p Picture, labels []string) ([]event.Label, error)
+}
+
+// Picture is what one frame looks like, in the space that texts share.
+type Picture struct {
+	Image []float32 // [embed], unit length
+	// Patch is [patches, embed], unit length; without data when the model places
+	// whole pictures only.
+	Patch tensor.View[float32]
 }
 
 // Models is a loaded model: what is shared by all streams, and how a stream
@@ -138,6 +147,7 @@ type ModelInfo struct {
 	Window        int     // frames that an answer can rest on
 	Patches, Dim  int     // of the encoder's tokens for one frame
 	Embed         int     // of the image embedding; 0: none
+	Patched       bool    // each patch has an embedding too
 	Changes       bool    // knows the Changes task
 	Silent        bool    // has no language model: labels and search only
 	SpeakAt       float32 // novelty under which nothing is said

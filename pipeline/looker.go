@@ -46,6 +46,9 @@ func NewLooker(m *Models, b *Batcher, gateThreshold float64) (*Looker, error) {
 	if i.Embed > 0 {
 		l.enc.Image = tensor.Make[float32](1, i.Embed)
 	}
+	if i.Patched {
+		l.enc.Patch = tensor.Make[float32](1, i.Patches, i.Embed)
+	}
 	if i.DomainThreshold > 0 {
 		l.enc.Distance = make([]float32, 1)
 	}
@@ -70,9 +73,9 @@ type Seen struct {
 	// too far, OutOfDomain the verdict over the last frames.
 	Distance             float32
 	Strange, OutOfDomain bool
-	// Image is the unit-length image embedding, valid until the next Look; nil
-	// when the model has none.
-	Image []float32
+	// Picture is what it looks like, valid until the next Look; empty when the
+	// model has no such space.
+	Picture Picture
 	// EncodeTime is what encoder and memory took.
 	EncodeTime time.Duration
 }
@@ -83,7 +86,7 @@ type Seen struct {
 func (l *Looker) Look(ctx context.Context, f *media.Frame) (Seen, error) {
 	began := time.Now()
 	pass := l.gate.pass(f)
-	seen := Seen{Encoded: pass, Settled: l.gate.held > 2*l.info.Window, OutOfDomain: l.ood, Image: l.enc.Image.Data, Novelty: l.novel}
+	seen := Seen{Encoded: pass, Settled: l.gate.held > 2*l.info.Window, OutOfDomain: l.ood, Picture: l.picture(), Novelty: l.novel}
 	if pass {
 		if err := l.batch.Encode(ctx, f, &l.enc); err != nil {
 			return seen, fmt.Errorf("encode: %w", err)
@@ -111,6 +114,14 @@ func (l *Looker) Look(ctx context.Context, f *media.Frame) (Seen, error) {
 		return seen, fmt.Errorf("append a frame: %w", err)
 	}
 	return seen, nil
+}
+
+func (l *Looker) picture() Picture {
+	p := Picture{Image: l.enc.Image.Data}
+	if len(l.enc.Patch.Data) > 0 {
+		p.Patch = l.enc.Patch.At(0)
+	}
+	return p
 }
 
 // judge decides over the last frames, with hysteresis, so that one odd frame

@@ -110,7 +110,7 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 	if !seen.Encoded {
 		t.s.st.skip(SkipStill, 1)
 	} else {
-		t.image = seen.Image
+		t.image = seen.Picture.Image
 	}
 	if !seen.Settled {
 		if n := max(t.s.deps.Models.Info.Window, 1); len(t.evidence) >= n {
@@ -375,7 +375,7 @@ func (t *talker) label(ctx context.Context, seen Seen) error {
 		return nil
 	}
 	t.labelsDue = t.now.Media + t.s.load.slower(time.Second)
-	scores, err := lab.Classify(ctx, seen.Image, labels)
+	scores, err := lab.Classify(ctx, seen.Picture, labels)
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func classify(ctx context.Context, w io.Writer, e *engine.Engine, b *pipeline.Ba
 			return nil
 		}
 		next = f.At.Media + every
-		scores, err := e.Models.Labeler.Classify(ctx, seen.Image, labels)
+		scores, err := e.Models.Labeler.Classify(ctx, seen.Picture, labels)
 		if err != nil {
 			return err
 		}

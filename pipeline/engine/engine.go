@@ -128,7 +128,7 @@ func (e *Engine) openBundle(c configs.Config) (err error) {
 	e.Models = &pipeline.Models{
 		Info: pipeline.ModelInfo{
 			Name: e.Bundle.Name, Hash: e.Bundle.Hash, Width: m.Image.Width, Height: m.Image.Height, FPS: m.Image.SampleFPS, Window: m.Decoder.FramesInWindow,
-			Patches: m.Encoder.Patches, Dim: m.Encoder.Dim, Embed: m.Encoder.Embed, Changes: true, SpeakAt: speakAt, Labels: m.Clip.Labels,
+			Patches: m.Encoder.Patches, Dim: m.Encoder.Dim, Embed: m.Encoder.Embed, Patched: true, Changes: true, SpeakAt: speakAt, Labels: m.Clip.Labels,
 			DomainThreshold: float32(m.Domain.Threshold), Domain: m.Domain.Description,
 		},
 		Encoder:    eyes{see},
@@ -174,7 +174,7 @@ func (e *Engine) Close() error {
 type eyes struct{ e *encoder.Encoder }
 
 func (a eyes) Encode(ctx context.Context, frames []*media.Frame, dst *pipeline.Encoded) error {
-	return a.e.Encode(ctx, frames, &encoder.Output{Tokens: dst.Tokens, Image: dst.Image, Distance: dst.Distance})
+	return a.e.Encode(ctx, frames, &encoder.Output{Tokens: dst.Tokens, Image: dst.Image, PatchEmbed: dst.Patch, Distance: dst.Distance})
 }
 
 type memory struct{ *temporal.Stream }
@@ -212,13 +212,13 @@ func (l *labeler) Text(ctx context.Context, text string) ([]float32, error) {
 	return e[0], nil
 }
 
-func (l *labeler) Classify(ctx context.Context, image []float32, labels []string) ([]event.Label, error) {
+func (l *labeler) Classify(ctx context.Context, p pipeline.Picture, labels []string) ([]event.Label, error) {
 	set, err := l.set(ctx, labels)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]event.Label, 0, len(labels))
-	for i, s := range set.Classify(image, nil) {
+	for i, s := range set.ClassifyPatches(p.Patch, nil) {
 		out = append(out, event.Label{Name: labels[i], Probability: s.Probability, Cosine: s.Cosine})
 	}
 	return out, nil

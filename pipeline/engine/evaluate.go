@@ -134,7 +134,7 @@ func (s *evaluated) Ask(ctx context.Context, question string) (eval.Answer, erro
 }
 
 func (s *evaluated) Labels(ctx context.Context, labels []string) ([]float64, error) {
-	scores, err := s.e.Models.Labeler.Classify(ctx, s.seen.Image, labels)
+	scores, err := s.e.Models.Labeler.Classify(ctx, s.seen.Picture, labels)
 	if err != nil {
 		return nil, err
 	}

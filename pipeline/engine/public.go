@@ -159,12 +159,12 @@ func (l pairLabeler) Text(ctx context.Context, text string) ([]float32, error) {
 
 // Classify gives SigLIP's probabilities each by itself, and CLIP's as shares of
 // one: that is how each was trained.
-func (l pairLabeler) Classify(ctx context.Context, image []float32, labels []string) ([]event.Label, error) {
+func (l pairLabeler) Classify(ctx context.Context, pic pipeline.Picture, labels []string) ([]event.Label, error) {
 	texts, err := l.p.EmbedText(ctx, labels)
 	if err != nil {
 		return nil, err
 	}
-	logits := l.p.Logits(image, texts)
+	logits := l.p.Logits(pic.Image, texts)
 	out := make([]event.Label, len(labels))
 	sum, top := 0.0, slices.Max(logits)
 	for i, x := range logits {

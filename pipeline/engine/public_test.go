@@ -115,7 +115,7 @@ func TestPublicLayouts(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				labels, err := e.Models.Labeler.Classify(ctx, seen.Image, []string{"a dog", "a red van"})
+				labels, err := e.Models.Labeler.Classify(ctx, seen.Picture, []string{"a dog", "a red van"})
 				if err != nil || len(labels) != 2 || labels[0].Cosine == 0 || labels[0].Probability <= 0 || labels[0].Probability >= 1 {
 					t.Errorf("labels %+v, %v", labels, err)
 				}
