@@ -207,7 +207,7 @@ def manifest(to: str, c: Config, tok_path: str, text, meta: dict) -> None:
     ids = {x["content"]: x["id"] for x in t["added_tokens"]}
     files = {}
     for name in sorted(os.listdir(to)):
-        if name in ("manifest.json", "READY"):
+        if name in ("manifest.json", "README.md", "READY"):
             continue
         with open(os.path.join(to, name), "rb") as fh:
             data = fh.read()

@@ -74,7 +74,7 @@ def temperature(z: torch.Tensor) -> tuple[float, dict[str, float]]:
     return best, {"yesno_n": len(z), "yesno_auroc": auc, "yesno_ece": ece, "yesno_accuracy": ((z[:, 0] > 0) == (z[:, 1] > 0)).float().mean().item()}
 
 
-def run(c: Config, tok, data_dir: str, out: str, to: str, card: str, clips: int = 200) -> None:
+def run(c: Config, tok, data_dir: str, out: str, to: str, card: str, clips: int = 120) -> None:
     torch.manual_seed(0)
     s = torch.load(os.path.join(out, "encoder.pt"), weights_only=True)
     enc, text, temporal, dec, heads = Encoder(c), TextTower(c), Temporal(c), Decoder(c), talk_stage.Heads(c)
