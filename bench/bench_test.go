@@ -294,7 +294,7 @@ func TestSave(t *testing.T) {
 		}
 		d := xml.NewDecoder(bytes.NewReader(svg))
 		for {
-			if _, err := d.Token(); err == io.EOF {
+			if _, err := d.Token(); errors.Is(err, io.EOF) {
 				break
 			} else if err != nil {
 				t.Fatalf("%s: %v\n%s", name, err, svg)

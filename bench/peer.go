@@ -53,7 +53,7 @@ func FFmpeg(ffmpeg, video string, width, height, threads int) Side {
 		frames := 0
 		for _, line := range strings.Split(string(out), "\n") {
 			if v, ok := strings.CutPrefix(line, "frame="); ok {
-				fmt.Sscan(v, &frames)
+				_, _ = fmt.Sscan(v, &frames) // 0 frames is noticed below
 			}
 		}
 		if frames == 0 {
@@ -84,7 +84,7 @@ func Start(name string, ready func(line string) bool, argv ...string) Side {
 		select {
 		case at := <-w.found:
 			cancel()
-			<-ended
+			_ = <-ended
 			return Values{"ready_ms": float64(at.Sub(began)) / float64(time.Millisecond)}, nil
 		case err := <-ended:
 			select {

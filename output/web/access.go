@@ -17,9 +17,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lookout-video/lookout/output/webrtc"
 	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/time/rate"
+
+	"github.com/lookout-video/lookout/output/webrtc"
 )
 
 const (

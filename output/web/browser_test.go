@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/output/internal/fake"

@@ -7,8 +7,9 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/lookout-video/lookout/output/webrtc"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/lookout-video/lookout/output/webrtc"
 )
 
 // Config configures a Server.

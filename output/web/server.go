@@ -19,10 +19,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/lookout-video/lookout/event"
-	"github.com/lookout-video/lookout/output/webrtc"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/output/webrtc"
 )
 
 // OpenAPI describes the API; it is served at /api/openapi.yaml.
@@ -121,7 +122,9 @@ func (s *Server) Run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		_ = s.Close()
-		<-served
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("web: serve: %w", err)
+		}
 		return nil
 	case err := <-served:
 		_ = s.Close()

@@ -21,12 +21,13 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"go.uber.org/goleak"
+	"golang.org/x/crypto/bcrypt"
+
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/output/internal/fake"
 	"github.com/lookout-video/lookout/output/web"
 	"github.com/lookout-video/lookout/output/webrtc"
-	"go.uber.org/goleak"
-	"golang.org/x/crypto/bcrypt"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -326,7 +327,7 @@ func TestAPI(t *testing.T) {
 	}
 	h.want(t, 400, "POST", "/api/streams/yard/ask", `{"question":" "}`)
 	h.want(t, 400, "POST", "/api/streams/yard/ask", `{"question":"?","since_ms":-1}`)
-	h.want(t, 400, "POST", "/api/streams/yard/ask", `{"question":"?","sinse_ms":1}`)
+	h.want(t, 400, "POST", "/api/streams/yard/ask", `{"question":"?","sincems":1}`)
 	h.want(t, 404, "POST", "/api/streams/cellar/ask", `{"question":"?"}`)
 	body := h.want(t, 200, "POST", "/api/streams/yard/ask", `{"question":"is it wet?"}`, "Accept: text/event-stream")
 	var words strings.Builder
