@@ -33,6 +33,7 @@ type clip struct {
 	Ask       []question  `json:"ask"`
 	Describe  []float64   `json:"describe_at"`
 	Unseen    []string    `json:"unseen"` // "green van": pairs that training never held
+	Source    string      `json:"source"` // where the pictures are from, for people
 
 	path string
 }
