@@ -67,6 +67,13 @@ func (b *Batcher) Run(ctx context.Context) error {
 			}
 		}
 		err := b.encode(ctx, batch)
+		if err != nil && len(batch) > 1 && ctx.Err() == nil {
+			// One stream's bad frame must not cost the others theirs.
+			for i := range batch {
+				batch[i].err <- b.encode(ctx, batch[i:i+1])
+			}
+			continue
+		}
 		for _, r := range batch {
 			r.err <- err
 		}

@@ -456,6 +456,33 @@ func TestBatcherGathersAndEndsClean(t *testing.T) {
 	}
 }
 
+func TestABadFrameCostsItsBatchNothing(t *testing.T) {
+	m := &testModel{gate: make(chan struct{})}
+	m.fail.Store(2)
+	b := NewBatcher(m, testInfo, 4)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg, run sync.WaitGroup
+	run.Go(func() { _ = b.Run(ctx) })
+	encode := func(v uint8) {
+		f := &media.Frame{}
+		f.Reset(8, 8)
+		f.Pix[0] = v
+		e := Encoded{Tokens: tensor.Make[float32](1, 2, 2), Image: tensor.Make[float32](1, 2), Distance: make([]float32, 1)}
+		if err := b.Encode(t.Context(), f, &e); (err != nil) != (v == 2) || err == nil && e.Tokens.Data[0] != float32(v) {
+			t.Errorf("frame %d: %v %v", v, err, e.Tokens.Data)
+		}
+	}
+	wg.Go(func() { encode(1) })
+	waitFor(t, func() bool { return len(b.reqs) == 0 })
+	for v := uint8(2); v <= 4; v++ {
+		wg.Go(func() { encode(v) })
+	}
+	close(m.gate)
+	wg.Wait()
+	cancel()
+	run.Wait()
+}
+
 func TestNewestFrameWins(t *testing.T) {
 	m := newMailbox(true)
 	for i := range uint64(5) {

@@ -396,7 +396,11 @@ $('ask').addEventListener('submit', async e => {
   while ($('thread').children.length > 30) $('thread').lastChild.remove();
   const parts = [];
   const answer = {
-    put(d) { parts[d.index] = d.text; words.textContent = parts.join(''); },
+    put(d) {
+      if (answer.over) return; // the event has overtaken its own pieces
+      parts[d.index] = d.text;
+      words.textContent = parts.join('');
+    },
     finish(ev) {
       if (answer.over) return;
       answer.over = true;

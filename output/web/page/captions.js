@@ -65,7 +65,8 @@ export class Captions {
 
   show(i) {
     const c = this.current;
-    if (c?.id !== i.id) {
+    // A description that is updated keeps its id and begins anew, on a later picture.
+    if (c?.id !== i.id || c.rtp !== undefined && i.rtp !== undefined && ahead(c.rtp, i.rtp) !== 0) {
       if (c && c.rtp !== undefined && i.rtp !== undefined && ahead(c.rtp, i.rtp) > 0) return; // an older caption comes too late
       if (i.final && i.phase === 'end') return;
       this.before.textContent = c && !c.over ? c.text : '';
@@ -87,10 +88,13 @@ export class Captions {
         this.line.textContent = i.text;
       }
       this.line.classList.remove('talking');
+      cur.whole = true;
       cur.over = i.phase === 'end';
       this.fade = setTimeout(() => { this.box.classList.add('quiet'); }, QUIET);
     } else if (i.done) {
       this.line.classList.remove('talking');
+    } else if (cur.whole) {
+      // The event has overtaken its own pieces: it had all of the text.
     } else if (cur.parts[i.index] === undefined && i.text) {
       cur.parts[i.index] = i.text;
       cur.text = cur.parts.join('');
