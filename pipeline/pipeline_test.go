@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -419,68 +420,65 @@ func TestAskIsBounded(t *testing.T) {
 	wg.Wait()
 }
 
-func TestBatcherGathersAndEndsClean(t *testing.T) {
-	m := &testModel{gate: make(chan struct{})}
-	b := NewBatcher(m, testInfo, 3)
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg, run sync.WaitGroup
-	run.Go(func() { _ = b.Run(ctx) })
-	for i := range 7 {
-		wg.Go(func() {
-			f := &media.Frame{}
-			f.Reset(8, 8)
-			f.Pix[0] = uint8(i + 1)
-			e := Encoded{Tokens: tensor.Make[float32](1, 2, 2), Image: tensor.Make[float32](1, 2), Distance: make([]float32, 1)}
-			if err := b.Encode(t.Context(), f, &e); err != nil || e.Tokens.Data[3] != float32(i+1) || e.Distance[0] != float32(i+1) {
-				t.Errorf("frame %d: %v %v", i+1, err, e)
-			}
-		})
-	}
-	go func() {
-		for range 7 {
-			select {
-			case m.gate <- struct{}{}:
-			case <-ctx.Done():
-				return
-			}
+// encodeAll lets one frame of each value into the encoder, the first alone and
+// the others while it runs, and gives each frame's error.
+func encodeAll(t *testing.T, m *testModel, limit int, values ...uint8) map[uint8]error {
+	t.Helper()
+	errs := map[uint8]error{}
+	synctest.Test(t, func(t *testing.T) {
+		m.gate = make(chan struct{})
+		b := NewBatcher(m, testInfo, limit)
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg, run sync.WaitGroup
+		var mu sync.Mutex
+		run.Go(func() { _ = b.Run(ctx) })
+		for _, v := range values {
+			wg.Go(func() {
+				f := &media.Frame{}
+				f.Reset(8, 8)
+				f.Pix[0] = v
+				e := Encoded{Tokens: tensor.Make[float32](1, 2, 2), Image: tensor.Make[float32](1, 2), Distance: make([]float32, 1)}
+				err := b.Encode(t.Context(), f, &e)
+				if err == nil && (e.Tokens.Data[3] != float32(v) || e.Distance[0] != float32(v)) {
+					t.Errorf("frame %d got another's tokens: %v", v, e)
+				}
+				mu.Lock()
+				errs[v] = err
+				mu.Unlock()
+			})
 		}
-	}()
-	wg.Wait()
-	if m.largest < 2 || m.largest > 3 {
-		t.Errorf("the largest batch held %d", m.largest)
+		synctest.Wait() // one is in the encoder, the others wait for it
+		close(m.gate)
+		wg.Wait()
+		cancel()
+		run.Wait()
+		if err := b.Encode(t.Context(), nil, nil); !errors.Is(err, errStopped) {
+			t.Errorf("after the end: %v", err)
+		}
+	})
+	return errs
+}
+
+func TestBatcherGathersAndEndsClean(t *testing.T) {
+	m := &testModel{}
+	for v, err := range encodeAll(t, m, 3, 1, 2, 3, 4, 5, 6, 7) {
+		if err != nil {
+			t.Errorf("frame %d: %v", v, err)
+		}
 	}
-	cancel()
-	run.Wait()
-	if err := b.Encode(t.Context(), nil, nil); !errors.Is(err, errStopped) {
-		t.Errorf("after the end: %v", err)
+	if m.largest != 3 || m.calls != 3 {
+		t.Errorf("%d calls, the largest of %d; want 1, 3 and 3 frames", m.calls, m.largest)
 	}
 }
 
 func TestABadFrameCostsItsBatchNothing(t *testing.T) {
-	m := &testModel{gate: make(chan struct{})}
-	m.fail.Store(2)
-	b := NewBatcher(m, testInfo, 4)
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg, run sync.WaitGroup
-	run.Go(func() { _ = b.Run(ctx) })
-	encode := func(v uint8) {
-		f := &media.Frame{}
-		f.Reset(8, 8)
-		f.Pix[0] = v
-		e := Encoded{Tokens: tensor.Make[float32](1, 2, 2), Image: tensor.Make[float32](1, 2), Distance: make([]float32, 1)}
-		if err := b.Encode(t.Context(), f, &e); (err != nil) != (v == 2) || err == nil && e.Tokens.Data[0] != float32(v) {
-			t.Errorf("frame %d: %v %v", v, err, e.Tokens.Data)
+	m := &testModel{}
+	m.fail.Store(3)
+	for v, err := range encodeAll(t, m, 8, 1, 2, 3, 4) {
+		if (err != nil) != (v == 3) {
+			t.Errorf("frame %d: %v", v, err)
 		}
 	}
-	wg.Go(func() { encode(1) })
-	waitFor(t, func() bool { return len(b.reqs) == 0 })
-	for v := uint8(2); v <= 4; v++ {
-		wg.Go(func() { encode(v) })
-	}
-	close(m.gate)
-	wg.Wait()
-	cancel()
-	run.Wait()
 }
 
 func TestNewestFrameWins(t *testing.T) {
