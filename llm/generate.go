@@ -82,6 +82,11 @@ func (s *Session) Generate(ctx context.Context, req Request) iter.Seq2[Piece, er
 	}
 }
 
+// changesOdds is how much likelier than <|nothing|> a change must be to be told:
+// a false alarm costs a listener more than news that comes with the next
+// description.
+const changesOdds = 2
+
 // answer does not call give again once it returned false.
 func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool) error {
 	most := req.MaxTokens
@@ -115,6 +120,9 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 			return err
 		}
 		begun := len(s.spoken) > 0
+		if !begun && req.Task == Changes && float64(logits[id]-logits[t.Nothing]) < math.Log(changesOdds) {
+			id = t.Nothing
+		}
 		if !begun {
 			next.HasYes = req.Task == Ask && (id == t.Yes || id == t.No)
 			next.Nothing, next.CannotTell = id == t.Nothing, id == t.CannotTell
