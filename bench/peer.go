@@ -84,7 +84,7 @@ func Start(name string, ready func(line string) bool, argv ...string) Side {
 		select {
 		case at := <-w.found:
 			cancel()
-			_ = <-ended
+			<-ended //nolint:errcheck // it was just ended: that is what its error says
 			return Values{"ready_ms": float64(at.Sub(began)) / float64(time.Millisecond)}, nil
 		case err := <-ended:
 			select {

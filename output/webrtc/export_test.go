@@ -1,8 +1,9 @@
 package webrtc
 
 import (
-	"github.com/lookout-video/lookout/media"
 	"github.com/pion/rtp"
+
+	"github.com/lookout-video/lookout/media"
 )
 
 // The packetisers, for tests that speak RTP themselves.

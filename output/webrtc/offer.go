@@ -7,12 +7,13 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/lookout-video/lookout/media"
 	"github.com/pion/interceptor"
 	"github.com/pion/rtp"
 	"github.com/pion/rtp/codecs"
 	"github.com/pion/sdp/v3"
 	pion "github.com/pion/webrtc/v4"
+
+	"github.com/lookout-video/lookout/media"
 )
 
 // playoutDelay is the header extension that asks a browser to show frames when

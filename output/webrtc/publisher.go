@@ -4,10 +4,11 @@ import (
 	"context"
 	"time"
 
-	"github.com/lookout-video/lookout/media"
 	"github.com/pion/rtcp"
 	pion "github.com/pion/webrtc/v4"
 	"github.com/pion/webrtc/v4/pkg/media/samplebuilder"
+
+	"github.com/lookout-video/lookout/media"
 )
 
 // keyEvery is how often a publisher is asked for a key frame. Browsers send

@@ -10,8 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lookout-video/lookout/event"
 	pion "github.com/pion/webrtc/v4"
+
+	"github.com/lookout-video/lookout/event"
 )
 
 // Action is what somebody may do with a stream.

@@ -10,13 +10,14 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/lookout-video/lookout/event"
-	"github.com/lookout-video/lookout/media"
-	"github.com/lookout-video/lookout/output/internal/follow"
 	"github.com/pion/rtcp"
 	"github.com/pion/rtp"
 	pion "github.com/pion/webrtc/v4"
 	"golang.org/x/time/rate"
+
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/output/internal/follow"
 )
 
 // PlayRequest is a viewer's wish to watch a stream (WHEP).

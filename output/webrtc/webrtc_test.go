@@ -18,14 +18,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lookout-video/lookout/event"
-	"github.com/lookout-video/lookout/media"
-	"github.com/lookout-video/lookout/output/internal/fake"
-	"github.com/lookout-video/lookout/output/webrtc"
 	"github.com/pion/rtp"
 	pion "github.com/pion/webrtc/v4"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.uber.org/goleak"
+
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/output/internal/fake"
+	"github.com/lookout-video/lookout/output/webrtc"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -13,10 +13,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pion/webrtc/v4/pkg/media/ivfreader"
+
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/output/webrtc"
-	"github.com/pion/webrtc/v4/pkg/media/ivfreader"
 )
 
 // FPS and Frames are those of the clips in output/webrtc/testdata.
