@@ -387,7 +387,7 @@ func (t *talker) label(ctx context.Context, seen Seen) error {
 	t.s.st.mu.Unlock()
 	if moved {
 		t.s.emit(event.New(event.TypeLabel, time.Now().UTC(), event.Data{Stream: t.s.cfg.Name, EventID: event.NewID(), Phase: event.Point, Labels: scores,
-			Evidence: t.evidence[len(t.evidence)-1:], Model: t.model}), t.image)
+			Evidence: []event.Evidence{t.evidence[len(t.evidence)-1]}, Model: t.model}), t.image)
 	}
 	return nil
 }
