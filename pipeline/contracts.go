@@ -158,10 +158,3 @@ type ModelInfo struct {
 	// Domain says what the model was trained on, for people.
 	Domain string
 }
-
-// Sink delivers events to the outside. Publish may block only as long as its
-// own bounded queue or outbox needs.
-type Sink interface {
-	Publish(ctx context.Context, ev *event.Event) error
-	Close() error
-}

@@ -97,8 +97,8 @@ func demo(cmd *cobra.Command, g *global, lasts time.Duration, asJSON bool, redis
 	}
 	defer os.RemoveAll(dir)
 	conf.StateDir, conf.Web.Listen = filepath.Join(dir, "state"), listen
-	if asJSON && g.level == "" {
-		conf.Log.Level = "warn"
+	if g.level == "" {
+		conf.Log.Level = "warn" // the table tells the rest
 	}
 	log := logger(conf.Log)
 	st := configs.DefaultStream()
