@@ -108,11 +108,14 @@ type box struct {
 	*outbox.Outbox
 }
 
+// evidenceWidth is that of the snapshots, in pixels.
+const evidenceWidth = 640
+
 // keepJob is an event on its way to the index and the evidence on disk.
 type keepJob struct {
 	ev    *event.Event
 	image []float32
-	jpeg  []byte
+	still func(width int) ([]byte, error)
 }
 
 // New opens everything that can fail before the first frame: files, the
@@ -239,18 +242,13 @@ func (s *Server) lost(stream string, n uint64, reason string) {
 	}
 }
 
-// keep queues an event for the index and, when somebody may want to see what it
-// rests on, its picture. It never waits.
+// keep queues an event for the index and the snapshots. It never waits: pictures
+// are made of the frames by the keeper, off the streams' own time.
 func (s *Server) keep(ev *event.Event, image []float32, still func(int) ([]byte, error)) {
 	if ev.Type == event.TypeLabel || ev.Data.Phase == event.End {
 		return
 	}
-	job := keepJob{ev: ev, image: slices.Clone(image)}
-	if s.evidence != nil {
-		if jpeg, err := still(640); err == nil {
-			job.jpeg = jpeg
-		}
-	}
+	job := keepJob{ev: ev, image: slices.Clone(image), still: still}
 	select {
 	case s.kept <- job:
 	default:
@@ -265,15 +263,19 @@ func (s *Server) keeper() {
 				s.o.Log.Error("an event is not indexed", "event", job.ev.ID, "error", err)
 			}
 		}
-		if s.evidence != nil && len(job.jpeg) > 0 {
+		if s.evidence != nil {
+			jpeg, err := job.still(evidenceWidth)
+			if err != nil {
+				continue // the source has ended, or has let go of the frame
+			}
 			d := job.ev.Data
 			frame := d.Evidence[len(d.Evidence)-1]
-			shot, err := s.evidence.Put(d.Stream, d.EventID, frame, job.jpeg)
-			if err == nil {
-				s.shots.add(shotKey{d.Stream, frame.Frame}, shotPlace{d.EventID, shot.Name})
-			} else {
+			shot, err := s.evidence.Put(d.Stream, d.EventID, frame, jpeg)
+			if err != nil {
 				s.o.Log.Error("a snapshot is not kept", "event", job.ev.ID, "error", err)
+				continue
 			}
+			s.shots.add(shotKey{d.Stream, frame.Frame}, shotPlace{d.EventID, shot.Name})
 		}
 	}
 }
