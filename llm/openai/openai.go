@@ -92,7 +92,7 @@ type Engine struct {
 func Open(cfg Config) (*Engine, error) {
 	u, err := url.Parse(cfg.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("openai: url %q: want http(s)://HOST[:PORT]/v1", redact(cfg.URL))
+		return nil, fmt.Errorf("openai: url %q: want http(s)://HOST[:PORT]/v1", media.RedactURL(cfg.URL))
 	}
 	if cfg.Model == "" {
 		return nil, errors.New("openai: model is empty: name the model as the server does")
@@ -137,15 +137,6 @@ func Open(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// redact takes user and password out of a URL.
-func redact(s string) string {
-	u, err := url.Parse(s)
-	if err != nil {
-		return "(not a URL)"
-	}
-	return u.Redacted()
-}
-
 // Close lets go of idle connections.
 func (e *Engine) Close() error {
 	if e.own != nil {
@@ -166,7 +157,7 @@ func (e *Engine) Check(ctx context.Context) error {
 	defer resp.Body.Close()
 	var list struct{ Data []struct{ ID string } }
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 8<<20)).Decode(&list); err != nil {
-		return fmt.Errorf("openai: %s/models gave no list (is the URL right, with its /v1?): %w", redact(e.cfg.URL), err)
+		return fmt.Errorf("openai: %s/models gave no list (is the URL right, with its /v1?): %w", media.RedactURL(e.cfg.URL), err)
 	}
 	var names []string
 	for _, m := range list.Data {
