@@ -1,13 +1,9 @@
 package vlm
 
 import (
-	"archive/tar"
-	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
-	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -18,6 +14,7 @@ import (
 
 	"github.com/lookout-video/lookout/encoder/vision"
 	"github.com/lookout-video/lookout/internal/ort"
+	"github.com/lookout-video/lookout/internal/testmodel"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/model"
 )
@@ -101,59 +98,20 @@ func goldens(t *testing.T, pattern string) map[string]string {
 
 func unpack(t testing.TB, archive string) *golden {
 	t.Helper()
-	if st, err := os.Stat(archive); err == nil && st.IsDir() {
-		g := &golden{dir: archive}
-		var err error
-		if g.bin, err = os.ReadFile(filepath.Join(archive, "golden.bin")); err == nil {
-			var data []byte
-			if data, err = os.ReadFile(filepath.Join(archive, "golden.json")); err == nil {
-				err = json.Unmarshal(data, g)
-			}
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return g
+	dir := archive
+	if st, err := os.Stat(archive); err != nil || !st.IsDir() {
+		dir = testmodel.Unpack(t, archive)
 	}
-	f, err := os.Open(archive)
+	g := &golden{dir: dir}
+	var err error
+	if g.bin, err = os.ReadFile(filepath.Join(dir, "golden.bin")); err == nil {
+		var data []byte
+		if data, err = os.ReadFile(filepath.Join(dir, "golden.json")); err == nil {
+			err = json.Unmarshal(data, g)
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &golden{dir: t.TempDir()}
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		switch h.Name {
-		case "golden.bin":
-			g.bin = data
-			continue
-		case "golden.json":
-			if err := json.Unmarshal(data, g); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		p := filepath.Join(g.dir, filepath.FromSlash(h.Name))
-		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(p, data, 0o644); err != nil {
-			t.Fatal(err)
-		}
 	}
 	if len(g.Cases) == 0 {
 		t.Fatal("no cases")

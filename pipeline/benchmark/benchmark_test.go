@@ -1,11 +1,8 @@
 package benchmark
 
 import (
-	"archive/tar"
-	"compress/gzip"
 	"context"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +13,7 @@ import (
 
 	"github.com/lookout-video/lookout/bench"
 	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/internal/testmodel"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -94,7 +92,7 @@ func TestEmbeddedModel(t *testing.T) {
 func TestPublicModels(t *testing.T) {
 	r := runner(t)
 	ctx := t.Context()
-	lm := unpack(t, "../../vlm/testdata/llama-a.tar.gz")
+	lm := testmodel.Unpack(t, "../../vlm/testdata/llama-a.tar.gz")
 	if _, err := r.generate(ctx, lm, 40, 5, 2); !errors.Is(err, bench.ErrMissing) {
 		t.Errorf("a model of unknown cost: %v", err)
 	}
@@ -105,7 +103,7 @@ func TestPublicModels(t *testing.T) {
 	if err != nil || g.Prefill <= 0 || g.Decode <= 0 || g.ReadBytes != 1000+10*62 {
 		t.Errorf("%+v, %v", g, err)
 	}
-	smol := unpack(t, "../../vlm/testdata/smolvlm-a.tar.gz")
+	smol := testmodel.Unpack(t, "../../vlm/testdata/smolvlm-a.tar.gz")
 	for _, slide := range []bool{false, true} {
 		took, err := r.describe(ctx, smol, bench.Job{Video: video, Window: 2, Tokens: 5, Updates: 3, Threads: 2, Slide: slide})
 		if err != nil || took <= 0 {
@@ -122,40 +120,5 @@ func TestWithoutAModel(t *testing.T) {
 	defer r.Close()
 	if err := r.encode(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "none") {
 		t.Errorf("got %v", err)
-	}
-}
-
-// unpack writes one of vlm's golden models into a folder.
-func unpack(t *testing.T, archive string) string {
-	t.Helper()
-	f, err := os.Open(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return dir
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, filepath.FromSlash(h.Name))
-		data, err := io.ReadAll(r)
-		if err == nil {
-			err = os.MkdirAll(filepath.Dir(path), 0o700)
-		}
-		if err == nil {
-			err = os.WriteFile(path, data, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
 	}
 }

@@ -1,75 +1,25 @@
 package engine
 
 import (
-	"archive/tar"
-	"compress/gzip"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/internal/testmodel"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/pipeline"
 )
-
-// unpack writes one of vlm's golden models into a folder.
-func unpack(t *testing.T, archive string) string {
-	t.Helper()
-	f, err := os.Open(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	for r := tar.NewReader(z); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, filepath.FromSlash(h.Name))
-		if h.Typeflag == tar.TypeDir {
-			continue
-		}
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := os.Stat(filepath.Join(dir, "config.json")); err == nil {
-		return dir
-	}
-	found, _ := filepath.Glob(filepath.Join(dir, "*", "config.json"))
-	if len(found) != 1 {
-		t.Fatalf("%s: no config.json", archive)
-	}
-	return filepath.Dir(found[0])
-}
 
 // A folder of each public layout goes through the whole pipeline as it is.
 func TestPublicLayouts(t *testing.T) {
 	for name, speaks := range map[string]bool{"smolvlm-a": true, "llava_next-a": true, "llava_onevision-a": true, "clip-a": false, "siglip-a": false} {
 		t.Run(name, func(t *testing.T) {
 			c := configs.Default()
-			c.Model = unpack(t, "../../vlm/testdata/"+name+".tar.gz")
+			c.Model = testmodel.Unpack(t, "../../vlm/testdata/"+name+".tar.gz")
 			e, err := Open(c, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
@@ -126,7 +76,7 @@ func TestPublicLayouts(t *testing.T) {
 
 func TestALanguageModelAloneSeesNothing(t *testing.T) {
 	c := configs.Default()
-	c.Model = unpack(t, "../../vlm/testdata/llama-a.tar.gz")
+	c.Model = testmodel.Unpack(t, "../../vlm/testdata/llama-a.tar.gz")
 	_, err := Open(c, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), "chat") {
 		t.Errorf("got %v", err)
@@ -135,7 +85,7 @@ func TestALanguageModelAloneSeesNothing(t *testing.T) {
 
 func TestChat(t *testing.T) {
 	c := configs.Default()
-	c.Model = unpack(t, "../../vlm/testdata/llama-a.tar.gz")
+	c.Model = testmodel.Unpack(t, "../../vlm/testdata/llama-a.tar.gz")
 	chat, err := OpenChat(c, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +112,7 @@ func TestChat(t *testing.T) {
 	if len(chat.past) != 2 {
 		t.Errorf("remembers %d turns, want 2", len(chat.past))
 	}
-	c.Model = unpack(t, "../../vlm/testdata/smolvlm-a.tar.gz")
+	c.Model = testmodel.Unpack(t, "../../vlm/testdata/smolvlm-a.tar.gz")
 	if err := chat.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +120,7 @@ func TestChat(t *testing.T) {
 		t.Errorf("a model that sees: %v", err)
 	}
 	if chat, err = OpenChat(func() configs.Config {
-		c.Model = unpack(t, "../../vlm/testdata/llama-b.tar.gz")
+		c.Model = testmodel.Unpack(t, "../../vlm/testdata/llama-b.tar.gz")
 		return c
 	}(), slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
