@@ -21,6 +21,10 @@ type Manager struct {
 	deps *Deps
 	path string // of the kept streams; "" keeps nothing
 
+	// configs holds each running stream's configuration; it is read while events
+	// are published, when mu may be held by who starts a stream.
+	configs sync.Map
+
 	mu      sync.Mutex
 	order   []string
 	running map[string]*run
@@ -109,6 +113,7 @@ func (m *Manager) merged(streams []configs.Stream) []configs.Stream {
 // start runs a stream; m.mu is held.
 func (m *Manager) start(c configs.Stream) *Stream {
 	ctx, cancel := context.WithCancel(m.ctx)
+	m.configs.Store(c.Name, c)
 	r := &run{s: NewStream(c, m.deps), cancel: cancel, done: make(chan struct{})}
 	if _, ok := m.running[c.Name]; !ok {
 		m.order = append(m.order, c.Name)
@@ -188,6 +193,7 @@ func (m *Manager) Remove(name string) error {
 		return fmt.Errorf("%s: %w", name, ErrNotFound)
 	}
 	delete(m.running, name)
+	defer m.configs.Delete(name) // its last events still ask
 	m.order = slices.DeleteFunc(m.order, func(n string) bool { return n == name })
 	m.kept.Streams = slices.DeleteFunc(m.kept.Streams, func(c configs.Stream) bool { return c.Name == name })
 	if !slices.Contains(m.kept.Removed, name) {
@@ -230,6 +236,16 @@ func (m *Manager) Get(name string) (*Stream, error) {
 		return nil, fmt.Errorf("%s: %w", name, ErrNotFound)
 	}
 	return r.s, nil
+}
+
+// Config gives a stream's configuration, also one that was added or changed at
+// run time. It never waits.
+func (m *Manager) Config(name string) (configs.Stream, bool) {
+	c, ok := m.configs.Load(name)
+	if !ok {
+		return configs.Stream{}, false
+	}
+	return c.(configs.Stream), true
 }
 
 // All gives the streams in the order they were started.

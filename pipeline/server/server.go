@@ -170,7 +170,7 @@ func (s *Server) openSinks() ([]event.Publisher, error) {
 			return errors.Join(err, sink.Close())
 		}
 		s.boxes = append(s.boxes, box{name, o})
-		outs = append(outs, chosen{o, name, c.Streams})
+		outs = append(outs, chosen{s, o, name})
 		return nil
 	}
 	if c.Redis.URL != "" || len(c.Redis.Addrs) > 0 {
@@ -213,16 +213,14 @@ func RedisConfig(c configs.Redis) redis.Config {
 
 // chosen passes on the events of the streams that want this sink.
 type chosen struct {
-	box     *outbox.Outbox
-	name    string
-	streams []configs.Stream
+	s    *Server
+	box  *outbox.Outbox
+	name string
 }
 
 func (c chosen) Publish(ctx context.Context, ev *event.Event) error {
-	for i := range c.streams {
-		if s := &c.streams[i]; s.Name == ev.Data.Stream && len(s.Sinks) > 0 && !slices.Contains(s.Sinks, c.name) {
-			return nil
-		}
+	if conf, ok := c.s.manager.Config(ev.Data.Stream); ok && len(conf.Sinks) > 0 && !slices.Contains(conf.Sinks, c.name) {
+		return nil
 	}
 	return c.box.Publish(ctx, ev)
 }

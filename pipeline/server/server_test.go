@@ -162,6 +162,56 @@ func TestEverythingSaidReachesEverySink(t *testing.T) {
 	}
 }
 
+// Which sinks a stream's events go to is its own choice, also of one that was
+// added at run time.
+func TestAStreamChoosesItsSinks(t *testing.T) {
+	r, err := redis.StartPrivate(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	var mu sync.Mutex
+	posted := map[string]int{}
+	hook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		var ev event.Event
+		if json.NewDecoder(req.Body).Decode(&ev) == nil {
+			mu.Lock()
+			posted[ev.Data.Stream]++
+			mu.Unlock()
+		}
+	}))
+	defer hook.Close()
+	s, b, c, _ := start(t, func(c *configs.Config) {
+		c.Redis.URL, c.Webhook.URL = r.URL(), hook.URL
+		c.Streams[0].Sinks = []string{"redis"}
+	})
+	if _, err := b.AddStream(t.Context(), json.RawMessage(`{"name":"added","url":`+quote(c.Streams[0].URL)+`,"loop":true,"sinks":["webhook"]}`)); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "words of both", func() bool {
+		all := s.manager.All()
+		return len(all) == 2 && all[0].Snapshot().Events > 3 && all[1].Snapshot().Events > 3
+	})
+	s.Manager().Stop()
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rc := RedisConfig(c.Redis)
+	client, err := redis.Open(rc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	for name, want := range map[string]bool{"yard": true, "added": false} {
+		n, err := client.Redis().XLen(t.Context(), rc.EventsKey(name)).Result()
+		mu.Lock()
+		if err != nil || (n > 0) != want || (posted[name] > 0) == want {
+			t.Errorf("%s: %d in Redis, %d posted, %v", name, n, posted[name], err)
+		}
+		mu.Unlock()
+	}
+}
+
 func TestBackend(t *testing.T) {
 	s, b, c, _ := start(t, nil)
 	ctx := t.Context()
