@@ -403,6 +403,25 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// The first strange frame is enough to abstain, before the scene is judged.
+func TestAskAboutAStrangeFrame(t *testing.T) {
+	src := &testSource{scenes: repeat(2, strange), pace: make(chan struct{})}
+	w := newWorld(t, map[string]*testSource{"a": src})
+	s := NewStream(stream("a"), w.deps)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	src.pace <- struct{}{}
+	waitFor(t, func() bool { return s.Snapshot().Looked > 0 })
+	if ev, err := s.Ask(ctx, event.Prompt{ID: "q", Text: "red van"}, "me"); err != nil || !ev.Data.Abstained || ev.Data.Probability != nil {
+		t.Errorf("got %+v, %v", ev, err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAskIsBounded(t *testing.T) {
 	src := &testSource{scenes: repeat(4, 20)}
 	w := newWorld(t, map[string]*testSource{"a": src})

@@ -34,7 +34,8 @@ type talker struct {
 	now       media.Timestamp  // of the newest frame
 	taken     time.Time        // when it was taken up
 	encode    time.Duration
-	ood       bool
+	ood       bool    // the scene is unlike what the model knows
+	strange   bool    // the newest frame is
 	news      float32 // the highest novelty since something was said
 
 	due       time.Duration // media time of the next description
@@ -119,11 +120,12 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 		t.evidence = append(t.evidence, event.Evidence{Capture: f.At.Capture, MediaMS: f.At.Media.Milliseconds(), RTP: f.At.RTP, Frame: f.Seq})
 		t.news = max(t.news, seen.Novelty)
 	}
+	t.strange = seen.Strange
 	if seen.OutOfDomain != t.ood {
 		t.ood = seen.OutOfDomain
 		t.domainChanged()
 	}
-	if t.ood || seen.Strange {
+	if t.ood || t.strange {
 		t.s.st.skip(SkipOutOfDomain, 1)
 		t.observe(event.Observation{At: t.now, Reason: SkipOutOfDomain})
 		return nil
@@ -311,7 +313,7 @@ func (t *talker) answerData(a Answer, p event.Prompt, viewer string, sp *speaker
 func (t *talker) answer(ctx context.Context, q *ask) (*event.Event, error) {
 	sp := &speaker{t: t, id: event.NewID(), prompt: &q.prompt, viewer: q.viewer}
 	var a Answer
-	if t.ood || len(t.evidence) == 0 {
+	if t.ood || t.strange || len(t.evidence) == 0 {
 		a.CannotTell = true
 	} else {
 		var err error
