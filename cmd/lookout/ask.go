@@ -64,7 +64,7 @@ answered about the last frames, or those before --at.`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object")
 	c.Flags().DurationVar(&at, "at", at, "`moment` of the source to ask about; the whole when not given")
-	c.Flags().DurationVar(&limit, "for", limit, "how long to watch a source without an end")
+	c.Flags().DurationVar(&limit, "for", limit, "how long to watch; by default a file to its end and any other source for this time")
 	return c
 }
 
@@ -96,18 +96,18 @@ func ask(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, url, questi
 		}
 		return nil
 	}
-	err := look(ctx, e, b, url, func(f *media.Frame, l *pipeline.Looker, seen pipeline.Seen) error {
+	err := look(ctx, e, b, url, limit, func(f *media.Frame, l *pipeline.Looker, seen pipeline.Seen) error {
 		n++
 		lastLooker, newest = l, f.At.Media
 		switch {
 		case at >= 0 && f.At.Media >= at:
-			if err := consider(l, f.At.Media, seen.OutOfDomain); err != nil {
+			if err := consider(l, f.At.Media, seen.OutOfDomain || seen.Strange); err != nil {
 				return err
 			}
 			return io.EOF
 		case at < 0 && f.At.Media >= next && n >= e.Models.Info.Window/2:
 			next = f.At.Media + time.Second
-			if err := consider(l, f.At.Media, seen.OutOfDomain); err != nil {
+			if err := consider(l, f.At.Media, seen.OutOfDomain || seen.Strange); err != nil {
 				return err
 			}
 		}

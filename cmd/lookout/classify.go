@@ -58,7 +58,7 @@ func classify(ctx context.Context, w io.Writer, e *engine.Engine, b *pipeline.Ba
 	next := time.Duration(0)
 	n := 0
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	err := look(ctx, e, b, url, func(f *media.Frame, _ *pipeline.Looker, seen pipeline.Seen) error {
+	err := look(ctx, e, b, url, 0, func(f *media.Frame, _ *pipeline.Looker, seen pipeline.Seen) error {
 		n++
 		if limit > 0 && f.At.Media > limit {
 			return io.EOF

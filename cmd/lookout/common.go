@@ -73,8 +73,9 @@ func withEngine(ctx context.Context, g *global, do func(ctx context.Context, e *
 	return err
 }
 
-// look opens a source and shows do each sampled frame, as fast as they come.
-func look(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, url string, do func(f *media.Frame, l *pipeline.Looker, seen pipeline.Seen) error) error {
+// look opens a source and shows do each sampled frame, as fast as they come,
+// until do returns io.EOF. A source without an end is watched for endless, 0: for ever.
+func look(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, url string, endless time.Duration, do func(f *media.Frame, l *pipeline.Looker, seen pipeline.Seen) error) error {
 	c := source(url)
 	src, err := e.OpenSource(ctx, c, nil)
 	if err != nil {
@@ -94,6 +95,9 @@ func look(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, url string
 			return nil
 		} else if err != nil {
 			return err
+		}
+		if src.Duration() == 0 && endless > 0 && f.At.Media >= endless {
+			return nil
 		}
 		bar.at(f.At.Media)
 		seen, err := l.Look(ctx, &f)

@@ -40,7 +40,7 @@ func describeCommand(g *global) *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withEngine(cmd.Context(), g, func(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, log *slog.Logger) error {
-				return describe(ctx, cmd, e, b, log, args[0], every, asJSON || !isTerminal(cmd.OutOrStdout()) && cmd.Flags().Changed("json"))
+				return describe(ctx, cmd, e, b, log, args[0], every, asJSON)
 			})
 		},
 	}

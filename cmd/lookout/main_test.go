@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"image"
+	"image/jpeg"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -118,6 +122,33 @@ func TestAskAndClassify(t *testing.T) {
 	first, _, _ := strings.Cut(out, "\n")
 	if err := json.Unmarshal([]byte(first), &l); err != nil || len(l.Labels) != 2 || l.Labels[0].Name != "a person" || l.Labels[0].Cosine == 0 {
 		t.Errorf("%v: %s", err, first)
+	}
+}
+
+// A camera never ends, but a question about it does.
+func TestAskACamera(t *testing.T) {
+	var picture bytes.Buffer
+	if err := jpeg.Encode(&picture, image.NewGray(image.Rect(0, 0, 64, 64)), nil); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "multipart/x-mixed-replace; boundary=next")
+		for range 400 { // 16 seconds at the 25 frames a second that MJPEG counts as
+			fmt.Fprintf(w, "--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n", picture.Len(), picture.Bytes())
+		}
+		w.(http.Flusher).Flush()
+		select { // it stays connected
+		case <-done:
+		case <-r.Context().Done():
+		}
+	}))
+	defer srv.Close()
+	defer close(done)
+	out, errs, code := run(t, "ask", srv.URL, "is there a dog?", "--json")
+	var r reply
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 || !r.OutOfDomain || !r.CannotTell {
+		t.Errorf("exit code %d, %v: %s%s", code, err, out, errs)
 	}
 }
 
