@@ -22,7 +22,7 @@ build: deps ## put the program at bin/lookout
 test: ## run all tests
 	@scripts/deps.sh test
 	$(ENV); $(GO) vet ./... && $(GO) test -race -timeout 20m ./...
-	CGO_ENABLED=0 $(GO) build ./media ./tensor ./event ./configs ./eval ./pipeline
+	$(ENV); CGO_ENABLED=0 $(GO) build ./media ./tensor ./event ./configs ./eval ./pipeline
 
 test-browser: ## the page in a real Chromium alone
 	@scripts/deps.sh test
