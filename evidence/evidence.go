@@ -1,6 +1,6 @@
-// Package evidence keeps the pictures that events rest on: JPEG files on disk
-// that people can look at with any program, found by event id, bounded by size
-// and age.
+// Package evidence keeps the pictures and clips that events rest on: files on
+// disk that people can look at with any program, found by event id, bounded by
+// size and age.
 package evidence
 
 import (
@@ -23,20 +23,23 @@ import (
 type Config struct {
 	// Dir is the folder, made when missing. Lookout owns what is in it.
 	Dir string
-	// MaxBytes bounds all pictures together; past it the oldest events' go.
-	// It defaults to 1 GiB.
+	// MaxBytes bounds all pictures and clips together; past it the oldest
+	// events' go. It defaults to 1 GiB.
 	MaxBytes int64
-	// MaxAge is how long pictures are kept. It defaults to 7 days.
+	// MaxAge is how long they are kept. It defaults to 7 days.
 	MaxAge time.Duration
 }
 
 var (
-	// ErrNotFound is returned by Read for a picture that is not or no longer there.
-	ErrNotFound = errors.New("evidence: no such picture")
+	// ErrNotFound is returned by Read and OpenClip for what is not or no longer there.
+	ErrNotFound = errors.New("evidence: no such picture or clip")
 	// ErrNotJPEG is returned by Put for bytes that are no JPEG file.
 	ErrNotJPEG = errors.New("evidence: not a JPEG picture")
-	// ErrTooLarge is returned by Put for a picture larger than Config.MaxBytes.
-	ErrTooLarge = errors.New("evidence: the picture is larger than all that may be kept")
+	// ErrNotVideo is returned by PutClip for a format that is neither mp4 nor webm.
+	ErrNotVideo = errors.New("evidence: not an mp4 or webm clip")
+	// ErrTooLarge is returned by Put and PutClip for what is larger than
+	// Config.MaxBytes.
+	ErrTooLarge = errors.New("evidence: larger than all that may be kept; raise evidence.max_bytes")
 )
 
 // Snapshot is one picture of an event.
@@ -47,9 +50,18 @@ type Snapshot struct {
 	Bytes   int64
 }
 
-// Store is the pictures of many events:
+// Clip is the video around the start of an event.
+type Clip struct {
+	Name   string    // of the file, within the event's folder
+	Start  time.Time // capture of its first picture, to the millisecond
+	Format string    // mp4 or webm
+	Bytes  int64
+}
+
+// Store is the pictures and clips of many events:
 //
 //	<dir>/<stream>/<event id>/<capture, Unix milliseconds>-<frame>.jpg
+//	<dir>/<stream>/<event id>/<capture of its first picture>.mp4 (or .webm)
 type Store struct {
 	cfg Config
 	now func() time.Time
@@ -62,8 +74,9 @@ type Store struct {
 
 type entry struct {
 	id, dir string
-	at      time.Time // of the newest picture's writing
+	at      time.Time // of the newest file's writing
 	shots   []Snapshot
+	clip    *Clip // nil: none
 }
 
 // Open reads the index of what the folder holds and removes what is too old.
@@ -87,16 +100,23 @@ func Open(cfg Config) (*Store, error) {
 		if strings.HasPrefix(d.Name(), ".tmp-") {
 			return os.Remove(path) // left by a crash
 		}
-		shot, ok := parseName(d.Name())
-		if len(parts) != 3 || !ok {
+		shot, isShot := parseName(d.Name())
+		clip, isClip := parseClip(d.Name())
+		if len(parts) != 3 || !isShot && !isClip {
 			return nil // not ours
 		}
 		info, err := d.Info()
 		if err != nil {
 			return err
 		}
-		shot.Bytes = info.Size()
-		s.add(parts[1], filepath.Dir(path), shot, info.ModTime())
+		e := s.entry(parts[1], filepath.Dir(path), info.ModTime())
+		if isShot {
+			shot.Bytes = info.Size()
+			s.add(e, shot)
+		} else {
+			clip.Bytes = info.Size()
+			s.setClip(e, clip)
+		}
 		return nil
 	})
 	if err != nil {
@@ -108,13 +128,37 @@ func Open(cfg Config) (*Store, error) {
 	return s, s.prune(nil)
 }
 
-func (s *Store) add(id, dir string, shot Snapshot, at time.Time) *entry {
+func (s *Store) entry(id, dir string, at time.Time) *entry {
 	e := s.events[id]
 	if e == nil {
 		e = &entry{id: id, dir: dir}
 		s.events[id] = e
 		s.order = append(s.order, e)
 	}
+	if at.After(e.at) {
+		e.at = at
+	}
+	return e
+}
+
+// newest is entry for what is written now: it goes last.
+func (s *Store) newest(id, dir string) *entry {
+	e := s.entry(id, dir, s.now())
+	if i := slices.Index(s.order, e); i < len(s.order)-1 {
+		s.order = append(slices.Delete(s.order, i, i+1), e)
+	}
+	return e
+}
+
+func (s *Store) setClip(e *entry, c Clip) {
+	if e.clip != nil {
+		s.bytes -= e.clip.Bytes
+	}
+	e.clip = &c
+	s.bytes += c.Bytes
+}
+
+func (s *Store) add(e *entry, shot Snapshot) {
 	if i := slices.IndexFunc(e.shots, func(o Snapshot) bool { return o.Name == shot.Name }); i >= 0 {
 		s.bytes -= e.shots[i].Bytes
 		e.shots[i] = shot
@@ -122,10 +166,6 @@ func (s *Store) add(id, dir string, shot Snapshot, at time.Time) *entry {
 		e.shots = append(e.shots, shot)
 	}
 	s.bytes += shot.Bytes
-	if at.After(e.at) {
-		e.at = at
-	}
-	return e
 }
 
 // safe makes a file name of any string: two strings never give the same one.
@@ -160,6 +200,12 @@ func parseName(name string) (Snapshot, bool) {
 	return Snapshot{Name: name, Capture: time.UnixMilli(ms).UTC(), Frame: frame}, err1 == nil && err2 == nil
 }
 
+func parseClip(name string) (Clip, bool) {
+	base, format, _ := strings.Cut(name, ".")
+	ms, err := strconv.ParseInt(base, 10, 64)
+	return Clip{Name: name, Start: time.UnixMilli(ms).UTC(), Format: format}, err == nil && (format == "mp4" || format == "webm")
+}
+
 // Put keeps the picture of one frame that the event rests on, and removes what
 // has become too much or too old. A reader never sees half a picture. The same
 // frame of an event is kept once.
@@ -178,11 +224,34 @@ func (s *Store) Put(stream, eventID string, frame event.Evidence, jpeg []byte) (
 	if err := writeFile(dir, shot.Name, jpeg); err != nil {
 		return Snapshot{}, fmt.Errorf("evidence: keep a picture of event %s of stream %q: %w", eventID, stream, err)
 	}
-	e := s.add(safe(eventID), dir, shot, s.now())
-	if i := slices.Index(s.order, e); i < len(s.order)-1 { // the newest goes last
-		s.order = append(slices.Delete(s.order, i, i+1), e)
-	}
+	e := s.newest(safe(eventID), dir)
+	s.add(e, shot)
 	return shot, s.prune(e)
+}
+
+// PutClip keeps the clip of an event, which has one at most: a second takes
+// the first one's place. start is the capture time of its first picture, format
+// mp4 or webm. It removes what has become too much or too old.
+func (s *Store) PutClip(stream, eventID string, start time.Time, format string, video []byte) (Clip, error) {
+	clip, ok := parseClip(strconv.FormatInt(start.UnixMilli(), 10) + "." + format)
+	if !ok || len(video) == 0 {
+		return Clip{}, ErrNotVideo
+	}
+	if clip.Bytes = int64(len(video)); clip.Bytes > s.cfg.MaxBytes {
+		return Clip{}, ErrTooLarge
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir := filepath.Join(s.cfg.Dir, safe(stream), safe(eventID))
+	if err := writeFile(dir, clip.Name, video); err != nil {
+		return Clip{}, fmt.Errorf("evidence: keep the clip of event %s of stream %q: %w", eventID, stream, err)
+	}
+	e := s.newest(safe(eventID), dir)
+	if e.clip != nil && e.clip.Name != clip.Name {
+		_ = os.Remove(filepath.Join(dir, e.clip.Name))
+	}
+	s.setClip(e, clip)
+	return clip, s.prune(e)
 }
 
 // writeFile is atomic but not fsynced: a picture is worth less than the wait.
@@ -207,8 +276,8 @@ func writeFile(dir, name string, b []byte) error {
 	return err
 }
 
-// prune removes the oldest events' pictures until the bounds hold. keep loses
-// its oldest pictures only, and only when it alone is too large.
+// prune removes the oldest events' files until the bounds hold. keep loses its
+// oldest pictures only, and only when it alone is too large; then its clip.
 func (s *Store) prune(keep *entry) error {
 	old := s.now().Add(-s.cfg.MaxAge)
 	var errs []error
@@ -222,6 +291,9 @@ func (s *Store) prune(keep *entry) error {
 		for _, shot := range e.shots {
 			s.bytes -= shot.Bytes
 		}
+		if e.clip != nil {
+			s.bytes -= e.clip.Bytes
+		}
 		delete(s.events, e.id)
 		s.order = s.order[1:]
 	}
@@ -230,8 +302,13 @@ func (s *Store) prune(keep *entry) error {
 		s.bytes -= keep.shots[0].Bytes
 		keep.shots = keep.shots[1:]
 	}
+	if keep != nil && keep.clip != nil && s.bytes > s.cfg.MaxBytes && len(keep.shots) > 0 {
+		errs = append(errs, os.Remove(filepath.Join(keep.dir, keep.clip.Name)))
+		s.bytes -= keep.clip.Bytes
+		keep.clip = nil
+	}
 	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("evidence: remove old pictures: %w", err)
+		return fmt.Errorf("evidence: remove old files: %w", err)
 	}
 	return nil
 }
@@ -267,6 +344,25 @@ func (s *Store) Read(eventID, name string) ([]byte, error) {
 		return nil, fmt.Errorf("evidence: %w", err)
 	}
 	return b, nil
+}
+
+// OpenClip opens the clip of an event of the stream. It returns ErrNotFound when
+// there is none, as before all of it has happened. The caller closes the file.
+func (s *Store) OpenClip(stream, eventID string) (*os.File, Clip, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock() // or it could be removed before it is open
+	e := s.events[safe(eventID)]
+	if e == nil || e.clip == nil || e.dir != filepath.Join(s.cfg.Dir, safe(stream), safe(eventID)) {
+		return nil, Clip{}, ErrNotFound
+	}
+	f, err := os.Open(filepath.Join(e.dir, e.clip.Name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, Clip{}, ErrNotFound
+	}
+	if err != nil {
+		return nil, Clip{}, fmt.Errorf("evidence: %w", err)
+	}
+	return f, *e.clip, nil
 }
 
 // Size is how many bytes and events are kept.

@@ -97,6 +97,88 @@ func TestRetentionBySize(t *testing.T) {
 	}
 }
 
+func putClip(t *testing.T, s *Store, id string, n int) Clip {
+	t.Helper()
+	c, err := s.PutClip("front door", id, time.UnixMilli(5000), "mp4", make([]byte, n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestClips(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, Config{Dir: dir})
+	put(t, s, "e1", 1, 100)
+	if _, err := s.PutClip("front door", "e1", time.UnixMilli(4000), "webm", []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	putClip(t, s, "e1", 50) // takes the first one's place
+	for _, s := range []*Store{s, open(t, Config{Dir: dir})} {
+		f, c, err := s.OpenClip("front door", "e1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, _ := f.Stat()
+		f.Close()
+		if info.Size() != 50 || c.Bytes != 50 || c.Format != "mp4" || !c.Start.Equal(time.UnixMilli(5000)) {
+			t.Errorf("%+v, %d bytes", c, info.Size())
+		}
+		if n, events := s.Size(); n != 150 || events != 1 {
+			t.Errorf("%d bytes of %d events", n, events)
+		}
+		if len(s.List("e1")) != 1 {
+			t.Error("the snapshot beside it is gone, or the clip counts as one")
+		}
+		for _, c := range [][2]string{{"front door", "e2"}, {"back door", "e1"}, {"front door/e1", ".."}} {
+			if _, _, err := s.OpenClip(c[0], c[1]); !errors.Is(err, ErrNotFound) {
+				t.Errorf("%v: %v", c, err)
+			}
+		}
+	}
+	if _, err := s.PutClip("a", "b", time.Time{}, "../x", []byte("x")); !errors.Is(err, ErrNotVideo) {
+		t.Error(err)
+	}
+	if _, err := open(t, Config{Dir: dir, MaxBytes: 1000}).PutClip("a", "b", time.Time{}, "mp4", make([]byte, 1001)); !errors.Is(err, ErrTooLarge) {
+		t.Error(err)
+	}
+}
+
+func TestRetentionCoversClips(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, Config{Dir: dir, MaxBytes: 1000, MaxAge: time.Hour})
+	putClip(t, s, "e1", 400)
+	putClip(t, s, "e2", 400)
+	putClip(t, s, "e3", 400) // e1 goes
+	if _, _, err := s.OpenClip("front door", "e1"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the oldest clip: %v", err)
+	}
+	if n, events := s.Size(); n != 800 || events != 2 {
+		t.Errorf("%d bytes of %d events", n, events)
+	}
+	put(t, s, "e3", 1, 900) // with its clip too large: the clip goes
+	if _, _, err := s.OpenClip("front door", "e3"); !errors.Is(err, ErrNotFound) || len(s.List("e3")) != 1 {
+		t.Errorf("%v, %v", err, s.List("e3"))
+	}
+	if n, events := s.Size(); n != 900 || events != 1 {
+		t.Errorf("%d bytes of %d events", n, events)
+	}
+	s.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	putClip(t, s, "late", 10)
+	if n, events := s.Size(); n != 10 || events != 1 {
+		t.Errorf("%d bytes of %d events: the old ones are still there", n, events)
+	}
+	files := 0
+	if err := filepath.WalkDir(dir, func(_ string, d os.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files++
+		}
+		return err
+	}); err != nil || files != 1 {
+		t.Errorf("%d files on disk, %v", files, err)
+	}
+}
+
 func TestRetentionByAge(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, Config{Dir: dir, MaxAge: time.Hour})
