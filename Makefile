@@ -26,7 +26,7 @@ test: ## run all tests
 
 test-browser: ## the page in a real Chromium alone
 	@scripts/deps.sh test
-	$(ENV); $(GO) test -run Browser -v ./output/web
+	$(ENV); $(GO) test -run Browser -v ./output/web ./cmd/lookout
 
 test-kill: ## kill Lookout and Redis at random for two minutes; the last line is JSON
 	@scripts/deps.sh test

@@ -7,10 +7,7 @@ import (
 	"math"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,127 +15,15 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/internal/browser"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/output/internal/fake"
 	"github.com/lookout-video/lookout/output/web"
 	"github.com/lookout-video/lookout/output/webrtc"
 )
 
-// tab is a page in a real, headless Chromium.
-type tab struct {
-	t   *testing.T
-	ctx context.Context
-}
-
-// browse opens url in a new browser that ends with the test.
-func browse(t *testing.T, url string, width, height int) *tab {
-	t.Helper()
-	path := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if p, err := exec.LookPath(name); err == nil {
-			path = p
-			break
-		}
-	}
-	if path == "" {
-		t.Fatal("no Chromium: run `make deps`")
-	}
-	opts := []chromedp.ExecAllocatorOption{
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoFirstRun, chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.WindowSize(width, height), chromedp.WSURLReadTimeout(60 * time.Second),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true),
-		chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("mute-audio", true),
-		chromedp.Flag("use-fake-device-for-media-stream", true), chromedp.Flag("use-fake-ui-for-media-stream", true),
-	}
-	actx, stop := chromedp.NewExecAllocator(context.Background(), opts...)
-	ctx, done := chromedp.NewContext(actx)
-	t.Cleanup(func() {
-		cctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-		defer cancel()
-		_ = chromedp.Cancel(cctx)
-		done()
-		stop()
-	})
-	b := &tab{t, ctx}
-	var readers sync.WaitGroup
-	cctx, quiet := context.WithCancel(ctx)
-	messages := chromedp.Console(cctx)
-	t.Cleanup(func() { quiet(); readers.Wait() })
-	readers.Go(func() {
-		for m, err := range messages {
-			if err != nil {
-				return
-			}
-			if m.IsException() {
-				t.Errorf("page: %s", m.Text)
-			} else if m.Type == chromedp.ConsoleError {
-				t.Logf("console: %s %s", m.Text, m.URL)
-			}
-		}
-	})
-	b.run(chromedp.EmulateViewport(int64(width), int64(height)), chromedp.Navigate(url))
-	return b
-}
-
-func (b *tab) run(actions ...chromedp.Action[chromedp.Void]) {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 90*time.Second)
-	defer cancel()
-	if err := chromedp.Do(ctx, actions...); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-// do runs js and does not look at its result.
-func do(js string) chromedp.Action[chromedp.Void] { return chromedp.Evaluate[chromedp.Void](js) }
-
-func typeIn(id, keys string) chromedp.Action[chromedp.Void] {
-	return chromedp.SendKeys(chromedp.ID(id), keys)
-}
-
-// eval runs js, which may be a promise, and reads its result into a T.
-func eval[T any](b *tab, js string) T {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 60*time.Second)
-	defer cancel()
-	out, err := chromedp.Run(ctx, chromedp.Evaluate[T](js, chromedp.EvalAwaitPromise))
-	if err != nil {
-		b.t.Fatalf("%v\n%.300s", err, js)
-	}
-	return out
-}
-
-func (b *tab) until(what, js string) {
-	b.t.Helper()
-	for end := time.Now().Add(40 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		if eval[bool](b, "!!("+js+")") {
-			return
-		}
-		if time.Now().After(end) {
-			b.shot("failed-" + strings.ReplaceAll(b.t.Name(), "/", "-"))
-			b.t.Fatalf("never: %s\n%s", what, eval[string](b, `JSON.stringify({link: document.getElementById('link').title, veil: document.getElementById('veil-text').textContent,
-				time: document.getElementById('video').currentTime, caption: document.getElementById('caption').textContent, events: document.getElementById('events').children.length})`))
-		}
-	}
-}
-
-// shot writes a screenshot when LOOKOUT_SCREENSHOTS names a folder.
-func (b *tab) shot(name string) {
-	dir := os.Getenv("LOOKOUT_SCREENSHOTS")
-	if dir == "" {
-		return
-	}
-	png, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
-	if err != nil {
-		b.t.Error(err)
-		return
-	}
-	if err := os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644); err != nil {
-		b.t.Error(err)
-	}
-}
-
-const live = `document.getElementById('live').dataset.state === 'live' && document.getElementById('video').currentTime > 0.5`
+// live is true on a page whose video plays.
+const live = browser.Live
 
 // counter reads, for the next pictures shown, their RTP times and the picture
 // numbers in the blocks at the picture's top left.
@@ -179,9 +64,9 @@ func TestBrowserShowsTheScene(t *testing.T) {
 		t.Run(string(c.codec), func(t *testing.T) {
 			h := newHouse(t, web.Config{})
 			h.play(t, "yard", c.load, c.path, nil)
-			b := browse(t, h.url, 1280, 800)
-			b.until("the video plays", live)
-			pictures := eval[[]picture](b, strings.ReplaceAll(counter, "WIDTH", fmt.Sprint(clipWidth)))
+			b := browser.Open(t, h.url, browser.Options{})
+			b.Until("the video plays", live)
+			pictures := browser.Eval[[]picture](b, strings.ReplaceAll(counter, "WIDTH", fmt.Sprint(clipWidth)))
 			sums := map[uint32]bool{}
 			for i, p := range pictures {
 				want := int(math.Round(float64(p.RTP)/(media.ClockRate/fake.FPS))) % fake.Frames
@@ -199,7 +84,7 @@ func TestBrowserShowsTheScene(t *testing.T) {
 			// As near to the camera as the network: a joiner must not stay as far
 			// behind as the key frame it began with.
 			behind := h.Newest("yard").Frame
-			last := uint64(math.Round(float64(eval[uint32](b, "lookout.captions.shown")) / (media.ClockRate / fake.FPS)))
+			last := uint64(math.Round(float64(browser.Eval[uint32](b, "lookout.captions.shown")) / (media.ClockRate / fake.FPS)))
 			if behind > last+fake.FPS {
 				t.Errorf("the picture on screen is %d, the camera is at %d", last, behind)
 			}
@@ -226,35 +111,35 @@ func words(n uint64) string {
 func TestBrowserWordsBelongToThePicture(t *testing.T) {
 	h := newHouse(t, web.Config{})
 	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", words)
-	b := browse(t, h.url, 1280, 800)
-	b.until("the video plays", live)
+	b := browser.Open(t, h.url, browser.Options{})
+	b.Until("the video plays", live)
 	// Watch the caption: at the moment its first word shows, what is on screen?
-	eval[bool](b, `(() => { window.seen = []; let last; new MutationObserver(() => {
+	browser.Eval[bool](b, `(() => { window.seen = []; let last; new MutationObserver(() => {
 		const l = document.getElementById('caption').dataset;
 		if (l.event && l.event !== last) { last = l.event; seen.push({rtp: Number(l.rtp), shown: lookout.captions.shown}); }
 	}).observe(document.getElementById('caption'), {childList: true, attributes: true, subtree: true}); return true; })()`)
-	b.until("four captions", "seen.length >= 4")
-	for _, s := range eval[[]struct{ RTP, Shown uint32 }](b, "seen") {
+	b.Until("four captions", "seen.length >= 4")
+	for _, s := range browser.Eval[[]struct{ RTP, Shown uint32 }](b, "seen") {
 		if d := int32(s.Shown - s.RTP); d < -1500 || d > 90000 {
 			t.Errorf("words about picture %d while %d is on screen", s.RTP, s.Shown)
 		}
 	}
-	st := eval[struct{ Exact, Paired int }](b, "lookout.captions.stats")
+	st := browser.Eval[struct{ Exact, Paired int }](b, "lookout.captions.stats")
 	if st.Exact == 0 || 2*st.Exact < st.Paired { // a busy machine does not show every picture
 		t.Errorf("%d of %d captions found their picture", st.Exact, st.Paired)
 	}
-	if ms := eval[float64](b, "lookout.latency"); ms <= 0 || ms > 5000 {
+	if ms := browser.Eval[float64](b, "lookout.latency"); ms <= 0 || ms > 5000 {
 		t.Errorf("glass to word %v ms", ms)
 	}
-	b.until("the latency is shown", `document.getElementById('latency').textContent.includes('ms glass to word')`)
+	b.Until("the latency is shown", `document.getElementById('latency').textContent.includes('ms glass to word')`)
 
 	// Words about a picture that has not been shown wait for it.
 	now := h.Newest("yard")
 	ahead := now
 	ahead.RTP += 2 * media.ClockRate
 	h.Say(&event.Event{Type: event.TypeDescription, Data: event.Data{Stream: "yard", Phase: event.Start, Text: "Something from the future.", Evidence: []event.Evidence{ahead}}})
-	b.until("the future is shown", `document.getElementById('caption').textContent.includes('future')`)
-	if d := int32(eval[uint32](b, `Number(document.getElementById('caption').dataset.shown)`) - ahead.RTP); d < -1500 {
+	b.Until("the future is shown", `document.getElementById('caption').textContent.includes('future')`)
+	if d := int32(browser.Eval[uint32](b, `Number(document.getElementById('caption').dataset.shown)`) - ahead.RTP); d < -1500 {
 		t.Errorf("words shown %d ticks before their picture", -d)
 	}
 
@@ -264,51 +149,51 @@ func TestBrowserWordsBelongToThePicture(t *testing.T) {
 	for _, x := range f.texts(4) {
 		texts[x] = true
 	}
-	onPage := eval[[]string](b, `[...document.querySelectorAll('#events .event')].map(e => e.querySelector('p').textContent)`)
+	onPage := browser.Eval[[]string](b, `[...document.querySelectorAll('#events .event')].map(e => e.querySelector('p').textContent)`)
 	for x := range texts {
 		if !strings.Contains(strings.Join(onPage, "\n"), x) {
 			t.Errorf("%q is not on the page:\n%s", x, strings.Join(onPage, "\n"))
 		}
 	}
-	b.until("thumbnails", `[...document.querySelectorAll('#events img')].some(i => i.complete && i.naturalWidth > 0)`)
+	b.Until("thumbnails", `[...document.querySelectorAll('#events img')].some(i => i.complete && i.naturalWidth > 0)`)
 	// The picture that words rest on, by keyboard.
-	b.run(chromedp.KeyEvent("j"), chromedp.KeyEvent("\r"))
-	b.until("the picture", `document.getElementById('frame').open && document.getElementById('frame-image').naturalWidth > 0`)
+	b.Run(browser.Key("j"), browser.Key("\r"))
+	b.Until("the picture", `document.getElementById('frame').open && document.getElementById('frame-image').naturalWidth > 0`)
 }
 
 func TestBrowserAsks(t *testing.T) {
 	h := newHouse(t, web.Config{})
 	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
-	b := browse(t, h.url, 1280, 800)
-	b.until("the video plays", live)
-	b.run(chromedp.KeyEvent("a"))
-	b.until("the field has the focus", `document.activeElement.id === 'question'`)
-	b.run(do(`document.getElementById('question').value = ''`)) // chromedp types the letter, too, though its key was taken
-	b.run(typeIn("question", "is there a <b>box</b>?\r"))
+	b := browser.Open(t, h.url, browser.Options{})
+	b.Until("the video plays", live)
+	b.Run(browser.Key("a"))
+	b.Until("the field has the focus", `document.activeElement.id === 'question'`)
+	b.Run(browser.Do(`document.getElementById('question').value = ''`)) // chromedp types the letter, too, though its key was taken
+	b.Run(browser.Type("question", "is there a <b>box</b>?\r"))
 	want, _ := json.Marshal(fake.Answer("is there a <b>box</b>?"))
-	b.until("the answer", fmt.Sprintf(`document.querySelector('#thread .words')?.textContent === %s`, want))
-	b.until("its probability", `document.querySelector('#thread .badge')?.textContent === 'yes 93%'`)
-	b.until("it is in the timeline", `document.querySelector('#events .event[data-kind=answer]')`)
-	if n := eval[int](b, `document.querySelectorAll('#thread b, #events b').length`); n != 0 {
+	b.Until("the answer", fmt.Sprintf(`document.querySelector('#thread .words')?.textContent === %s`, want))
+	b.Until("its probability", `document.querySelector('#thread .badge')?.textContent === 'yes 93%'`)
+	b.Until("it is in the timeline", `document.querySelector('#events .event[data-kind=answer]')`)
+	if n := browser.Eval[int](b, `document.querySelectorAll('#thread b, #events b').length`); n != 0 {
 		t.Error("a question became markup")
 	}
-	b.run(do(`document.getElementById('own').open = true`), typeIn("own-text", "What do the dogs do?\r"))
-	eventually(t, "the own prompt", func() bool { return h.Prompt(eval[string](b, "lookout.link.viewer")) == "What do the dogs do?" })
-	b.run(typeIn("label", "a red van\r"))
-	b.until("labels are set", `fetch('/healthz').then(() => true)`)
+	b.Run(browser.Do(`document.getElementById('own').open = true`), browser.Type("own-text", "What do the dogs do?\r"))
+	eventually(t, "the own prompt", func() bool { return h.Prompt(browser.Eval[string](b, "lookout.link.viewer")) == "What do the dogs do?" })
+	b.Run(browser.Type("label", "a red van\r"))
+	b.Until("labels are set", `fetch('/healthz').then(() => true)`)
 	eventually(t, "the label arrives", func() bool { return h.LabelsOf("yard") == "a red van" })
 	h.set("yard", func(s *web.StreamInfo) {
 		s.Labels, s.Scores = []string{"a red van"}, []event.Label{{Name: "a red van", Probability: 0.71}}
 	})
-	b.until("its bar", `document.querySelector('#bars .value')?.textContent === '71%'`)
-	theme := eval[string](b, `document.documentElement.dataset.theme`)
-	b.run(do(`document.activeElement.blur()`), chromedp.KeyEvent("t"))
-	if eval[string](b, `document.documentElement.dataset.theme`) == theme {
+	b.Until("its bar", `document.querySelector('#bars .value')?.textContent === '71%'`)
+	theme := browser.Eval[string](b, `document.documentElement.dataset.theme`)
+	b.Run(browser.Do(`document.activeElement.blur()`), browser.Key("t"))
+	if browser.Eval[string](b, `document.documentElement.dataset.theme`) == theme {
 		t.Error("the theme does not change")
 	}
-	b.run(chromedp.KeyEvent("?"))
-	b.until("the help", `document.getElementById('keys').open`)
-	unnamed := eval[[]string](b, `[...document.querySelectorAll('button, input, select, video, nav, section')].filter(e => !e.closest('[hidden]') &&
+	b.Run(browser.Key("?"))
+	b.Until("the help", `document.getElementById('keys').open`)
+	unnamed := browser.Eval[[]string](b, `[...document.querySelectorAll('button, input, select, video, nav, section')].filter(e => !e.closest('[hidden]') &&
 		!(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.textContent.trim() || e.title || e.closest('label'))).filter(e => !e.matches('section.left')).map(e => e.outerHTML.slice(0, 80))`)
 	if len(unnamed) > 0 {
 		t.Errorf("without a name for screen readers: %v", unnamed)
@@ -317,9 +202,9 @@ func TestBrowserAsks(t *testing.T) {
 
 func TestBrowserPublishes(t *testing.T) {
 	h := newHouse(t, web.Config{})
-	b := browse(t, h.url, 1280, 800)
-	b.until("there is no stream", `document.getElementById('veil-text').textContent.startsWith('No stream yet')`)
-	b.run(chromedp.Click(chromedp.ID("camera")), chromedp.WaitVisible(chromedp.ID("publish-name")), chromedp.SetValue(chromedp.ID("publish-name"), "phone"), chromedp.Click(chromedp.CSS("#publish-form button")))
+	b := browser.Open(t, h.url, browser.Options{})
+	b.Until("there is no stream", `document.getElementById('veil-text').textContent.startsWith('No stream yet')`)
+	b.Run(chromedp.Click(chromedp.ID("camera")), chromedp.WaitVisible(chromedp.ID("publish-name")), chromedp.SetValue(chromedp.ID("publish-name"), "phone"), chromedp.Click(chromedp.CSS("#publish-form button")))
 	var sink *fake.Sink
 	eventually(t, "a publication", func() bool { sink = h.Sink("phone"); return sink != nil })
 	eventually(t, "packets", func() bool { p, _ := sink.Packets(); return len(p) > 30 })
@@ -333,8 +218,8 @@ func TestBrowserPublishes(t *testing.T) {
 		}
 	}
 	// The proof that they can be decoded: the same page plays them back.
-	b.until("the own camera plays", `lookout.stream === 'phone' && `+live)
-	b.run(chromedp.Click(chromedp.ID("camera")))
+	b.Until("the own camera plays", `lookout.stream === 'phone' && `+live)
+	b.Run(chromedp.Click(chromedp.ID("camera")))
 	eventually(t, "the publication ends", func() bool { _, closed := sink.Packets(); return closed })
 }
 
@@ -350,18 +235,18 @@ func TestBrowserHeals(t *testing.T) {
 	addr := l.Addr().String()
 	l.Close()
 	h := open(t, web.Config{Listen: addr}, be, bus)
-	b := browse(t, h.url, 1280, 800)
-	b.until("the video plays", live)
+	b := browser.Open(t, h.url, browser.Options{})
+	b.Until("the video plays", live)
 	say(be, "yard", "before")
-	b.until("an event", `document.querySelectorAll('#events .event').length === 1`)
+	b.Until("an event", `document.querySelectorAll('#events .event').length === 1`)
 	h.stop()
-	b.until("the page notices", `document.getElementById('link').dataset.state === 'off'`)
+	b.Until("the page notices", `document.getElementById('link').dataset.state === 'off'`)
 	say(be, "yard", "meanwhile")
 	open(t, web.Config{Listen: addr}, be, bus)
-	b.until("the video plays again", `document.getElementById('link').dataset.state === 'live' && `+live)
+	b.Until("the video plays again", `document.getElementById('link').dataset.state === 'live' && `+live)
 	say(be, "yard", "after")
-	b.until("no event is missed or doubled", `document.querySelectorAll('#events .event').length === 3`)
-	got := eval[[]string](b, `[...document.querySelectorAll('#events .event')].map(e => e.querySelector('p').textContent)`)
+	b.Until("no event is missed or doubled", `document.querySelectorAll('#events .event').length === 3`)
+	got := browser.Eval[[]string](b, `[...document.querySelectorAll('#events .event')].map(e => e.querySelector('p').textContent)`)
 	if fmt.Sprint(got) != "[after meanwhile before]" {
 		t.Errorf("events %v", got)
 	}
@@ -372,8 +257,8 @@ func TestBrowserHeals(t *testing.T) {
 func TestBrowserAmongManyViewers(t *testing.T) {
 	h := newHouse(t, web.Config{})
 	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
-	b := browse(t, h.url, 1280, 800)
-	b.until("the video plays", live)
+	b := browser.Open(t, h.url, browser.Options{})
+	b.Until("the video plays", live)
 	block := make(chan struct{})
 	var events [20]atomic.Int64
 	clients := make([]*webrtc.Client, 20)
@@ -395,27 +280,27 @@ func TestBrowserAmongManyViewers(t *testing.T) {
 	for n := range 100 {
 		say(h.backend, "yard", fmt.Sprint("sentence number ", n))
 	}
-	b.until("the browser has all", `lookout.link.after.yard === 100`)
+	b.Until("the browser has all", `lookout.link.after.yard === 100`)
 	for i := range clients {
 		if i > 0 {
 			eventually(t, fmt.Sprintf("viewer %d has all", i), func() bool { return events[i].Load() == 100 })
 			eventually(t, fmt.Sprintf("viewer %d sees", i), func() bool { return clients[i].Stats().Pictures > 20 })
 		}
 	}
-	t0 := eval[float64](b, `document.getElementById('video').currentTime`)
-	b.until("the browser's video goes on", fmt.Sprintf(`document.getElementById('video').currentTime > %f + 1`, t0))
+	t0 := browser.Eval[float64](b, `document.getElementById('video').currentTime`)
+	b.Until("the browser's video goes on", fmt.Sprintf(`document.getElementById('video').currentTime > %f + 1`, t0))
 }
 
 func TestBrowserSignsIn(t *testing.T) {
 	h := newHouse(t, web.Config{Accounts: []web.Account{{Token: "let-me-in-please"}}})
 	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
-	b := browse(t, h.url, 1280, 800)
-	b.until("the page asks", `document.getElementById('signin').open`)
-	b.run(typeIn("signin-password", "wrong\r"))
-	b.until("a refusal", `document.getElementById('signin-error').textContent.startsWith('wrong')`)
-	b.run(do(`document.getElementById('signin-password').value = ''`), typeIn("signin-password", "let-me-in-please\r"))
-	b.until("the video plays", live)
-	if eval[bool](b, `document.cookie !== '' || location.href.includes('let-me')`) {
+	b := browser.Open(t, h.url, browser.Options{})
+	b.Until("the page asks", `document.getElementById('signin').open`)
+	b.Run(browser.Type("signin-password", "wrong\r"))
+	b.Until("a refusal", `document.getElementById('signin-error').textContent.startsWith('wrong')`)
+	b.Run(browser.Do(`document.getElementById('signin-password').value = ''`), browser.Type("signin-password", "let-me-in-please\r"))
+	b.Until("the video plays", live)
+	if browser.Eval[bool](b, `document.cookie !== '' || location.href.includes('let-me')`) {
 		t.Error("the page can read the secret")
 	}
 }
@@ -441,15 +326,15 @@ func TestBrowserPictures(t *testing.T) {
 	})
 	say(h.backend, "gate", "The gate is closed.")
 	say(h.backend, "loading dock", "A van stands at the dock.")
-	b := browse(t, h.url, 1440, 900)
-	b.until("the video plays", live)
-	b.until("words", `document.querySelectorAll('#events .event').length >= 3`)
-	b.run(typeIn("question", "is somebody carrying a box?\r"))
-	b.until("an answer", `document.querySelector('#thread .badge')`)
+	b := browser.Open(t, h.url, browser.Options{Width: 1440, Height: 900})
+	b.Until("the video plays", live)
+	b.Until("words", `document.querySelectorAll('#events .event').length >= 3`)
+	b.Run(browser.Type("question", "is somebody carrying a box?\r"))
+	b.Until("an answer", `document.querySelector('#thread .badge')`)
 	p := 0.88
 	h.Say(&event.Event{Type: event.TypeAlert, Data: event.Data{Stream: "yard", Phase: event.Start, Text: "A box was left on the ground.", Probability: &p, Prompt: &event.Prompt{ID: "box", Text: "Is something left behind?"}}})
-	b.until("a whole caption", `document.getElementById('caption').textContent.includes('drops a box')`)
-	b.pictures("page")
+	b.Until("a whole caption", `document.getElementById('caption').textContent.includes('drops a box')`)
+	pictures(b, "page")
 }
 
 // TestBrowserPicturesOf makes pictures of the page at LOOKOUT_URL, a running
@@ -459,34 +344,34 @@ func TestBrowserPicturesOf(t *testing.T) {
 	if url == "" || os.Getenv("LOOKOUT_SCREENSHOTS") == "" {
 		t.Skip("makes pictures only: set LOOKOUT_URL and LOOKOUT_SCREENSHOTS")
 	}
-	b := browse(t, url, 1440, 900)
-	b.until("the video plays", live)
-	b.until("words", `document.querySelectorAll('#events .event').length >= 4`)
+	b := browser.Open(t, url, browser.Options{Width: 1440, Height: 900})
+	b.Until("the video plays", live)
+	b.Until("words", `document.querySelectorAll('#events .event').length >= 4`)
 	if q := os.Getenv("LOOKOUT_QUESTION"); q != "" {
-		b.run(typeIn("question", q+"\r"))
-		b.until("an answer", `document.querySelector('#thread .a button, #thread .wrong')`)
+		b.Run(browser.Type("question", q+"\r"))
+		b.Until("an answer", `document.querySelector('#thread .a button, #thread .wrong')`)
 	}
-	b.pictures("demo")
+	pictures(b, "demo")
 }
 
 // pictures takes the page in dark, light and on a phone, and its dialogs.
-func (b *tab) pictures(name string) {
+func pictures(b *browser.Tab, name string) {
 	const caption = `document.getElementById('caption').textContent.length > 3 && !document.getElementById('caption-box').classList.contains('quiet')`
-	theme := func(t string) chromedp.Action[chromedp.Void] {
-		return do(`document.activeElement.blur(); if (document.documentElement.dataset.theme !== '` + t + `') document.getElementById('theme').click()`)
+	theme := func(t string) browser.Action {
+		return browser.Do(`document.activeElement.blur(); if (document.documentElement.dataset.theme !== '` + t + `') document.getElementById('theme').click()`)
 	}
 	for _, t := range []string{"dark", "light"} {
-		b.run(theme(t))
-		b.until("a caption", caption)
-		b.run(chromedp.Sleep(900 * time.Millisecond))
-		b.shot(name + "-" + t)
+		b.Run(theme(t))
+		b.Until("a caption", caption)
+		b.Run(chromedp.Sleep(900 * time.Millisecond))
+		b.Shot(name + "-" + t)
 	}
-	b.run(theme("dark"), chromedp.KeyEvent("?"), chromedp.Sleep(200*time.Millisecond))
-	b.shot(name + "-keys")
-	b.run(do(`document.getElementById('keys').close(); document.querySelector('#events .event[data-kind=description]').click()`), chromedp.Sleep(500*time.Millisecond))
-	b.shot(name + "-frame")
-	b.run(do(`document.getElementById('frame').close()`), chromedp.EmulateViewport(390, 844, chromedp.EmulateScale(2), chromedp.EmulateMobile, chromedp.EmulatePortrait))
-	b.until("a caption on the phone", caption)
-	b.run(chromedp.Sleep(900 * time.Millisecond))
-	b.shot(name + "-phone")
+	b.Run(theme("dark"), browser.Key("?"), chromedp.Sleep(200*time.Millisecond))
+	b.Shot(name + "-keys")
+	b.Run(browser.Do(`document.getElementById('keys').close(); document.querySelector('#events .event[data-kind=description]').click()`), chromedp.Sleep(500*time.Millisecond))
+	b.Shot(name + "-frame")
+	b.Run(browser.Do(`document.getElementById('frame').close()`), chromedp.EmulateViewport(390, 844, chromedp.EmulateScale(2), chromedp.EmulateMobile, chromedp.EmulatePortrait))
+	b.Until("a caption on the phone", caption)
+	b.Run(chromedp.Sleep(900 * time.Millisecond))
+	b.Shot(name + "-phone")
 }

@@ -1,0 +1,387 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/ingest"
+	"github.com/lookout-video/lookout/internal/browser"
+	"github.com/lookout-video/lookout/media"
+)
+
+// startDemo runs `lookout demo` until the test ends and gives the page's address.
+func startDemo(t *testing.T) string {
+	t.Helper()
+	cmd := program(t, "demo", "--listen", "127.0.0.1:0")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	address := make(chan string, 1)
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			if url, ok := strings.CutPrefix(lines.Text(), "The page:"); ok {
+				address <- strings.TrimSpace(url)
+			}
+		}
+	})
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		kill := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+		defer kill.Stop()
+		reader.Wait()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the demo ended with %v", err)
+		}
+	})
+	select {
+	case url := <-address:
+		return url
+	case <-time.After(30 * time.Second):
+		t.Fatal("the demo does not open its page")
+		return ""
+	}
+}
+
+// api is what the program tells by server-sent events, beside the page.
+type api struct {
+	mu     sync.Mutex
+	events []*event.Event
+}
+
+// listen follows all streams from their first event on, until the test ends.
+func listen(t *testing.T, base string) *api {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/api/events?after=yard:0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &api{}
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		lines := bufio.NewScanner(res.Body)
+		lines.Buffer(nil, 1<<20)
+		name := ""
+		for lines.Scan() {
+			if v, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
+				name = v
+			} else if v, ok := strings.CutPrefix(lines.Text(), "data: "); ok && name == "event" {
+				ev := new(event.Event)
+				if err := json.Unmarshal([]byte(v), ev); err != nil {
+					t.Error(err)
+				}
+				a.mu.Lock()
+				a.events = append(a.events, ev)
+				a.mu.Unlock()
+			}
+		}
+	})
+	t.Cleanup(func() { cancel(); res.Body.Close(); reader.Wait() })
+	return a
+}
+
+// of lists the stream's events of one type so far.
+func (a *api) of(stream, kind string) (out []*event.Event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, ev := range a.events {
+		if ev.Data.Stream == stream && ev.Type == kind {
+			out = append(out, ev)
+		}
+	}
+	return out
+}
+
+// until waits until the program has told what ok looks for.
+func (a *api) until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(60 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the program never tells %s", what)
+		}
+	}
+}
+
+// happenings is what really happens in a clip (assets/demo.json).
+type happenings struct {
+	Duration float64
+	Actors   []struct{ Kind, Color string }
+	Frames   []struct {
+		T      float64
+		Gate   bool `json:"gate_open"`
+		Actors []struct {
+			Kind    string
+			Visible float64
+		}
+	}
+}
+
+func readHappenings(t *testing.T, path string) (h happenings) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, &h)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// sure gives the answer that is true of all frames from one second before at to
+// half a second after it, "" when it changes in that time: nobody is to be held
+// to what is just coming in.
+func (h happenings) sure(at time.Duration, question string) string {
+	answer := ""
+	for _, f := range h.Frames {
+		d := f.T - at.Seconds()
+		if d < -1 || d > 0.5 {
+			continue
+		}
+		yes := question == "is the gate open?" && f.Gate
+		for _, a := range f.Actors {
+			if question == "is there a "+a.Kind+"?" && a.Visible > 0 {
+				if a.Visible < 0.6 {
+					return ""
+				}
+				yes = true
+			}
+		}
+		now := "no"
+		if yes {
+			now = "yes"
+		}
+		if answer != "" && answer != now {
+			return ""
+		}
+		answer = now
+	}
+	return answer
+}
+
+// TestBrowserWholeProgram looks at the page of the real program, with the
+// embedded model, as a visitor does.
+func TestBrowserWholeProgram(t *testing.T) {
+	url := startDemo(t)
+	told := listen(t, url)
+	b := browser.Open(t, url, browser.Options{Camera: cameraFile(t, "../../testdata/yard/test-0016.mp4")})
+	b.Until("the video plays", browser.Live)
+	// Each caption as it stood when all of it had been said.
+	browser.Eval[bool](b, `(() => { window.captioned = {}; setInterval(() => {
+		const c = lookout.captions.current, l = document.getElementById('caption');
+		if (c?.whole && l.dataset.event === c.id && lookout.stream === 'yard') (captioned[c.id] ??= {})[l.textContent] = true;
+	}, 30); return true; })()`)
+
+	t.Run("ask", func(t *testing.T) { askAboutTheDemo(t, b) })
+	t.Run("captions", func(t *testing.T) { captionsAreTheEvents(t, b, told) })
+	t.Run("camera", func(t *testing.T) {
+		publishCamera(b, "phone")
+		var words []string
+		told.until(t, "a description of the camera", func() bool {
+			words = nil
+			for _, ev := range told.of("phone", event.TypeDescription) {
+				words = append(words, ev.Data.Text)
+			}
+			return strings.Contains(strings.Join(words, " "), "person in a black coat") // the one thing that the clip shows, all through
+		})
+		b.Until("its words are on the page", `lookout.stream === 'phone' && document.getElementById('caption').textContent.includes('person')`)
+		b.Until("its frames are looked at", `(s => s.state === 'live' && s.fps > 4 && s.look_fps > 1)(lookout.streams.find(s => s.name === 'phone'))`)
+		t.Logf("the camera is described: %q", words)
+	})
+}
+
+// askAboutTheDemo asks until each answer, a yes and a no, was heard once at a
+// time when the truth is certain.
+func askAboutTheDemo(t *testing.T, b *browser.Tab) {
+	truth := readHappenings(t, "../../assets/demo.json")
+	questions := []string{"is the gate open?", "is there a person?", "is there a dog?"}
+	checked, heard := 0, map[string]int{}
+	deadline := time.Now().Add(90 * time.Second)
+	for i := 0; checked < 6 || heard["yes"] == 0 || heard["no"] == 0; i++ {
+		if time.Now().After(deadline) {
+			t.Fatalf("only %d questions had a certain answer: %v", checked, heard)
+		}
+		q := questions[i%len(questions)]
+		n := browser.Eval[int](b, `document.querySelectorAll('#thread li').length`)
+		b.Run(browser.Type("question", q+"\r"))
+		b.Until("an answer to "+q, fmt.Sprintf(`document.querySelectorAll('#thread li').length > %d && document.querySelector('#thread li:first-child .a button, #thread li:first-child .wrong')`, n))
+		got := browser.Eval[struct {
+			Shown string
+			Event *event.Event
+		}](b, `(() => { const asked = [...lookout.lives.values()].filter(e => e.type.includes('.answer.') && e.data.viewer === lookout.link.viewer);
+			return {shown: document.querySelector('#thread .words').textContent, event: asked.at(-1)}; })()`)
+		d := got.Event.Data
+		if d.Prompt.Text != q || got.Shown != d.Text {
+			t.Fatalf("asked %q, the page shows %q, the event says %q to %q", q, got.Shown, d.Text, d.Prompt.Text)
+		}
+		at := time.Duration(d.Evidence[len(d.Evidence)-1].MediaMS) * time.Millisecond
+		at %= time.Duration(truth.Duration * float64(time.Second)) // it plays over and over
+		want := truth.sure(at, q)
+		t.Logf("%v: %s %s (in truth %q)", at, q, got.Shown, want)
+		if want == "" {
+			continue
+		}
+		checked++
+		heard[want]++
+		if !strings.HasPrefix(strings.ToLower(got.Shown), want) {
+			t.Errorf("at %v %q was answered with %q", at, q, got.Shown)
+		}
+		// The badge is the probability of the event.
+		if d.Probability == nil || (*d.Probability >= 0.5) != (want == "yes") {
+			t.Errorf("at %v %q has the probability %v", at, q, d.Probability)
+		}
+	}
+}
+
+// captionsAreTheEvents compares what stood over the video, and what the time
+// line lists, with what the API tells.
+func captionsAreTheEvents(t *testing.T, b *browser.Tab, told *api) {
+	b.Until("five captions", `Object.keys(captioned).length >= 5`)
+	captions := browser.Eval[map[string]map[string]bool](b, `captioned`)
+	texts := map[string][]string{}
+	told.until(t, "as much as the page shows", func() bool {
+		clear(texts)
+		for _, ev := range told.of("yard", event.TypeDescription) {
+			texts[ev.Data.EventID] = append(texts[ev.Data.EventID], ev.Data.Text)
+		}
+		for id := range captions {
+			if texts[id] == nil {
+				return false
+			}
+		}
+		return true
+	})
+	for id, shown := range captions {
+		for text := range shown {
+			if !slices.Contains(texts[id], text) {
+				t.Errorf("the page shows %q, the API tells %q", text, texts[id])
+			}
+		}
+	}
+	// Both go on meanwhile, so each side is asked for what the other had.
+	list := `Object.fromEntries([...document.querySelectorAll('#events .event[data-kind=description]')].map(e => [e.dataset.event, e.querySelector('p').textContent]))`
+	before := told.of("yard", event.TypeDescription)
+	b.Until("the page has them all", fmt.Sprintf(`lookout.link.after.yard >= %d`, before[len(before)-1].Data.Seq))
+	listed := browser.Eval[map[string]string](b, list)
+	for _, ev := range before {
+		if ev.Data.Text == "" {
+			continue
+		}
+		if _, ok := listed[ev.Data.EventID]; !ok {
+			t.Errorf("the page does not list %q", ev.Data.Text)
+		}
+	}
+	for id, text := range listed {
+		told.until(t, fmt.Sprintf("%q", text), func() bool {
+			return slices.ContainsFunc(told.of("yard", event.TypeDescription), func(ev *event.Event) bool { return ev.Data.EventID == id && ev.Data.Text == text })
+		})
+	}
+}
+
+// TestBrowserStrangeCamera publishes what the model does not know: Chromium's
+// own test pattern.
+func TestBrowserStrangeCamera(t *testing.T) {
+	url := startDemo(t)
+	told := listen(t, url)
+	b := browser.Open(t, url, browser.Options{})
+	b.Until("the video plays", browser.Live)
+	publishCamera(b, "pattern")
+	told.until(t, "that the pattern is out of its domain", func() bool {
+		return slices.ContainsFunc(told.of("pattern", event.TypeStatus), func(ev *event.Event) bool { return ev.Data.Status.State == "out_of_domain" })
+	})
+	b.Until("the page says so in words", `[...document.querySelectorAll('#events .event[data-kind=status] p')].some(p => p.textContent.includes('does not know footage like this'))`)
+	if said := told.of("pattern", event.TypeDescription); len(said) > 0 {
+		t.Errorf("the pattern is described: %q", said[0].Data.Text)
+	}
+	// Nor is a question answered with something made up.
+	b.Run(browser.Type("question", "is there a person?\r"))
+	b.Until("an honest answer", `document.querySelector('#thread .a.unsure .words')?.textContent === 'I cannot tell.'`)
+	b.Run(browser.Click("#camera"))
+	b.Until("the camera is let go", `document.getElementById('camera').textContent.includes('Use my camera')`)
+}
+
+// publishCamera makes the browser's camera a stream, as a visitor does.
+func publishCamera(b *browser.Tab, name string) {
+	b.Run(browser.Click("#camera"), browser.Do(`document.getElementById('publish-name').value = ''`), browser.Type("publish-name", name+"\r"))
+	b.Until("the own camera plays", fmt.Sprintf(`lookout.stream === %q && %s`, name, browser.Live))
+}
+
+// cameraFile makes a file for Chromium's fake camera of a clip.
+func cameraFile(t *testing.T, clip string) string {
+	t.Helper()
+	r, err := ingest.Open(t.Context(), ingest.Config{Name: "camera", URL: clip})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	path := filepath.Join(t.TempDir(), "camera.y4m")
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	w := bufio.NewWriter(file)
+	var f media.Frame
+	for n := 0; ; n++ {
+		err := r.ReadFrame(t.Context(), &f)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			fmt.Fprintf(w, "YUV4MPEG2 W%d H%d F12:1 Ip A1:1 C420jpeg\n", f.Width, f.Height)
+		}
+		fmt.Fprint(w, "FRAME\n")
+		_, _ = w.Write(yuv420(&f))
+	}
+	if err := errors.Join(w.Flush(), file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// yuv420 gives f as cameras do: BT.601, 16 to 235, a colour for each four pixels.
+func yuv420(f *media.Frame) []byte {
+	w, h := f.Width, f.Height
+	out := make([]byte, w*h*3/2)
+	cb, cr := out[w*h:w*h*5/4], out[w*h*5/4:]
+	for y := range h {
+		for x := range w {
+			p := f.Pix[(y*w+x)*3:]
+			r, g, b := int(p[0]), int(p[1]), int(p[2])
+			out[y*w+x] = byte((66*r+129*g+25*b+128)>>8 + 16)
+			if x%2 == 0 && y%2 == 0 {
+				cb[y/2*(w/2)+x/2] = byte((-38*r-74*g+112*b+128)>>8 + 128)
+				cr[y/2*(w/2)+x/2] = byte((112*r-94*g-18*b+128)>>8 + 128)
+			}
+		}
+	}
+	return out
+}
