@@ -16,6 +16,7 @@ type decoder struct {
 	where  string             // "cpu" or the device's kind
 	device astiav.PixelFormat // of pictures in the device's memory
 	strict bool               // decoding on the CPU instead is an error
+	late   bool               // threads have a picture each: it comes out later than its packet went in
 	note   string             // why auto fell back to the CPU
 	shadow *astiav.Frame      // a picture brought from the device
 }
@@ -91,7 +92,8 @@ func (d *decoder) start(cfg *Config, st *stream, codec *astiav.Codec, dev *astia
 		}
 	}
 	d.ctx.SetThreadCount(cfg.Threads)
-	if cfg.Threads > 1 && !cfg.Live && !st.live {
+	d.late = cfg.Threads > 1 && !cfg.Live && !st.live
+	if d.late {
 		d.ctx.SetThreadType(astiav.ThreadTypeFrame) // nobody waits for the newest picture
 	} else {
 		d.ctx.SetFlags(d.ctx.Flags().Add(astiav.CodecContextFlagLowDelay))

@@ -97,6 +97,7 @@ type Stats struct {
 	Packets      uint64  // read from the source
 	Bytes        uint64  // in those packets
 	Decoded      uint64  // frames out of the decoder
+	Undecoded    uint64  // frames of a still scene that never went through it (see Calm)
 	Sampled      uint64  // frames given to the caller
 	NotDue       uint64  // frames skipped because the sampling rate did not ask for them
 	DecodeErrors uint64  // packets that could not be used
@@ -141,6 +142,7 @@ type Reader struct {
 	frame  *astiav.Frame
 	scaler scaler
 	stills stills
+	calm   calm
 
 	drained bool // the decoder was told that nothing follows
 	decoded bool // this pass over the source gave a picture
@@ -156,8 +158,8 @@ type Reader struct {
 	rate  atomic.Uint64 // Float64bits of the sampling rate
 	info  atomic.Pointer[Info]
 	stats struct {
-		packets, bytes, decoded, sampled, notDue, errors, loops, reconnects atomic.Uint64
-		fps                                                                 atomic.Uint64 // Float64bits
+		packets, bytes, decoded, undecoded, sampled, notDue, errors, loops, reconnects atomic.Uint64
+		fps                                                                            atomic.Uint64 // Float64bits
 	}
 }
 
@@ -208,7 +210,7 @@ func (r *Reader) SetSampleRate(fps float64) { r.rate.Store(math.Float64bits(fps)
 // Stats says what has been done so far.
 func (r *Reader) Stats() Stats {
 	s := &r.stats
-	return Stats{Packets: s.packets.Load(), Bytes: s.bytes.Load(), Decoded: s.decoded.Load(), Sampled: s.sampled.Load(), NotDue: s.notDue.Load(),
+	return Stats{Packets: s.packets.Load(), Bytes: s.bytes.Load(), Decoded: s.decoded.Load(), Undecoded: s.undecoded.Load(), Sampled: s.sampled.Load(), NotDue: s.notDue.Load(),
 		DecodeErrors: s.errors.Load(), Loops: s.loops.Load(), Reconnects: s.reconnects.Load(), FPS: math.Float64frombits(s.fps.Load())}
 }
 
@@ -267,6 +269,7 @@ func (r *Reader) openFilter() error {
 
 // closeInput frees all that open made.
 func (r *Reader) closeInput() {
+	r.resetCalm()
 	r.dec.close()
 	if r.bsf != nil {
 		r.bsf.Free()
@@ -288,6 +291,7 @@ func (r *Reader) Close() error {
 		r.tap.Close()
 	}
 	r.closeInput()
+	r.calm.close()
 	r.scaler.close()
 	r.stills.close()
 	r.frame.Free()
@@ -318,7 +322,8 @@ func (r *Reader) ReadFrame(ctx context.Context, dst *media.Frame) error {
 	}
 }
 
-// decode leaves the next picture in r.frame.
+// decode leaves the next picture in r.frame, unless calm.held tells that the
+// one before stands for it.
 func (r *Reader) decode(ctx context.Context) (at time.Duration, err error) {
 	since, fed := time.Now(), 0
 	for {
@@ -328,13 +333,9 @@ func (r *Reader) decode(ctx context.Context) (at time.Duration, err error) {
 		switch code := receiveFrame(r.dec.ctx, r.frame); code {
 		case 0:
 			r.decoded = true
-			r.seq++
 			r.stats.decoded.Add(1)
-			before := r.clock.shown
-			at := r.clock.frame(frameTime(r.frame))
-			if before >= 0 {
-				r.countRate(at - before)
-			}
+			at := r.show(frameTime(r.frame))
+			r.calm.seenAt = at
 			if w, h := r.frame.Width(), r.frame.Height(); w != r.width || h != r.height || r.dec.where != r.info.Load().Decoder {
 				r.width, r.height = w, h
 				r.tellInfo()
@@ -353,11 +354,26 @@ func (r *Reader) decode(ctx context.Context) (at time.Duration, err error) {
 		if err := r.feed(ctx); err != nil {
 			return 0, err
 		}
+		if r.calm.held {
+			r.stats.undecoded.Add(1)
+			return r.show(r.calm.at), nil
+		}
 		// A few packets alone are no stall: some cameras send a picture a minute.
 		if fed++; fed > 8 && time.Since(since) > r.cfg.StallTimeout {
 			return 0, r.cfg.wrap("decode", ErrStalled)
 		}
 	}
+}
+
+// show counts one more picture, with the source's timestamp ts.
+func (r *Reader) show(ts int64) time.Duration {
+	r.seq++
+	before := r.clock.shown
+	at := r.clock.frame(ts)
+	if before >= 0 {
+		r.countRate(at - before)
+	}
+	return at
 }
 
 // again starts what has ended anew, or says that it has ended.
@@ -381,6 +397,7 @@ func (r *Reader) feed(ctx context.Context) error {
 	if r.drained {
 		return io.EOF
 	}
+	r.calm.held = false
 	if err := r.src.read(ctx, r.pkt); err != nil {
 		switch {
 		case errors.Is(err, astiav.ErrEof):
@@ -404,6 +421,13 @@ func (r *Reader) feed(ctx context.Context) error {
 	if err := r.publish(at); err != nil {
 		r.stats.errors.Add(1)
 	}
+	if r.keeps(at) {
+		if err := r.keep(); err != nil {
+			return r.cfg.wrap("keep a packet of", err)
+		}
+		return nil
+	}
+	r.catchUp()
 	if err := r.dec.ctx.SendPacket(r.pkt); err != nil && !errors.Is(err, astiav.ErrEagain) {
 		r.stats.errors.Add(1) // a damaged packet costs itself, not the stream
 	}
@@ -472,6 +496,12 @@ func (r *Reader) take(at time.Duration, dst *media.Frame) (bool, error) {
 		}
 		r.next = max(r.next+period, at+period/2)
 	}
+	dst.Seq, dst.At = r.seq, media.At(r.capture(at), at)
+	r.stats.sampled.Add(1)
+	if r.calm.held {
+		r.calm.repeat(dst)
+		return true, nil
+	}
 	f, err := r.dec.local(r.frame)
 	if err != nil {
 		return false, err
@@ -479,9 +509,8 @@ func (r *Reader) take(at time.Duration, dst *media.Frame) (bool, error) {
 	if err := r.scaler.rgb(f, &r.cfg, dst); err != nil {
 		return false, err
 	}
-	dst.Seq, dst.At = r.seq, media.At(r.capture(at), at)
 	r.stills.keep(f, r.seq, r.st.rotation)
-	r.stats.sampled.Add(1)
+	r.stand(dst)
 	return true, nil
 }
 

@@ -20,6 +20,10 @@ type Source interface {
 	ReadFrame(ctx context.Context, dst *media.Frame) error
 	// Still is the JPEG of a recent sampled frame, scaled down to width.
 	Still(seq uint64, width int) ([]byte, error)
+	// Calm tells how the newest frame was found: still when neither it nor those
+	// before it showed anything new. The source may spare itself what a still scene
+	// does not need. It is safe beside ReadFrame.
+	Calm(still bool)
 	// Counters says what was read so far.
 	Counters() SourceCounters
 	Close() error
@@ -28,6 +32,8 @@ type Source interface {
 // SourceCounters counts what a source has read since it was first opened.
 type SourceCounters struct {
 	Packets, Decoded, Sampled, DecodeErrors, Reconnects uint64
+	// Undecoded frames of a still scene were known to be as those before.
+	Undecoded uint64
 	// Width and Height are the source's own; FPS is its frame rate as it comes.
 	Width, Height int
 	FPS           float64

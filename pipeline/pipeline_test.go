@@ -129,6 +129,7 @@ type testSource struct {
 	pace   chan struct{}
 	fail   int // the frame at which reading fails for good; 0: none
 	closed atomic.Bool
+	calm   atomic.Int32 // times that it was told of a still scene
 }
 
 var day = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -158,6 +159,11 @@ func (s *testSource) ReadFrame(ctx context.Context, f *media.Frame) error {
 }
 func (s *testSource) Still(seq uint64, _ int) ([]byte, error) {
 	return fmt.Appendf(nil, "jpeg %d", seq), nil
+}
+func (s *testSource) Calm(still bool) {
+	if still {
+		s.calm.Add(1)
+	}
 }
 func (s *testSource) Counters() SourceCounters { return SourceCounters{} }
 func (s *testSource) Close() error             { s.closed.Store(true); return nil }
@@ -258,10 +264,14 @@ func TestDescriptionsHaveALife(t *testing.T) {
 }
 
 func TestNothingIsSpentOnNothing(t *testing.T) {
-	w := newWorld(t, map[string]*testSource{"a": {scenes: repeat(200, 10)}})
+	src := &testSource{scenes: repeat(200, 10)}
+	w := newWorld(t, map[string]*testSource{"a": src})
 	s := w.lockstep(stream("a"))
 	if err := s.Run(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if n := src.calm.Load(); n < 150 || n == 200 {
+		t.Errorf("the source was told of a still scene at %d of 200 frames, want all once the window is full", n)
 	}
 	if w.model.calls != 1 {
 		t.Errorf("encoded %d frames of a still scene, want 1", w.model.calls)

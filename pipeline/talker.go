@@ -106,6 +106,7 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 	if err != nil {
 		return err
 	}
+	t.s.src.Calm(seen.Settled)
 	t.s.st.saw(seen.Encoded)
 	t.now, t.encode = f.At, seen.EncodeTime
 	if !seen.Encoded {

@@ -59,6 +59,19 @@ for n in range(20):
     counting.append(av.VideoFrame.from_ndarray(f, "yuv420p"))
 write("counting.mp4", counting, 128, 64)
 
+# 24 seconds of a still scene with a sensor's noise, a key frame every two: from frame 133 on, in the middle of a group, something crosses it.
+noise = np.random.default_rng(3)
+ground, thing = noise.integers(90, 110, (64, 128)), noise.integers(120, 240, (16, 16))
+calm = []
+for n in range(240):
+    f = np.full((96, 128), 128, np.uint8)
+    f[:64] = ground + noise.integers(-3, 4, (64, 128)) * (noise.random((64, 128)) < 0.02)
+    if n >= 133:
+        x = min(3 * (n - 133), 100)
+        f[24:40, x:x + 16] = thing
+    calm.append(av.VideoFrame.from_ndarray(f, "yuv420p"))
+write("calm.mp4", calm, 128, 64, gop=20, crf="28", **{"x264-params": "scenecut=0"})
+
 # The same in every codec that a camera may send, and in one that none does.
 for path, codec, opts in [
     ("counting-hevc.mp4", "libx265", {"preset": "slow", "x265-params": "crf=10:bframes=0:log-level=none"}),

@@ -21,6 +21,7 @@ import (
 type reader interface {
 	ReadFrame(ctx context.Context, dst *media.Frame) error
 	Still(seq uint64, width int) ([]byte, error)
+	Calm(still bool)
 	Info() ingest.Info
 	Stats() ingest.Stats
 	Close() error
@@ -32,7 +33,7 @@ type Source struct{ reader }
 // Counters says what was read so far.
 func (s Source) Counters() pipeline.SourceCounters {
 	st, i := s.Stats(), s.Info()
-	return pipeline.SourceCounters{Packets: st.Packets, Decoded: st.Decoded, Sampled: st.Sampled, DecodeErrors: st.DecodeErrors, Reconnects: st.Reconnects,
+	return pipeline.SourceCounters{Packets: st.Packets, Decoded: st.Decoded, Undecoded: st.Undecoded, Sampled: st.Sampled, DecodeErrors: st.DecodeErrors, Reconnects: st.Reconnects,
 		Width: i.Width, Height: i.Height, FPS: st.FPS, Rotation: i.Rotation, Reordered: i.Reorders}
 }
 

@@ -13,6 +13,7 @@ var (
 	perStream = []string{"stream"}
 
 	descDecoded   = prometheus.NewDesc("lookout_frames_decoded_total", "Frames that were decoded.", perStream, nil)
+	descUndecoded = prometheus.NewDesc("lookout_frames_undecoded_total", "Frames of a still scene that were known to be as those before.", perStream, nil)
 	descErrors    = prometheus.NewDesc("lookout_decode_errors_total", "Packets that the decoder refused.", perStream, nil)
 	descReconnect = prometheus.NewDesc("lookout_reconnects_total", "Times that a lost source came back.", perStream, nil)
 	descLooked    = prometheus.NewDesc("lookout_frames_looked_total", "Frames that were looked at.", perStream, nil)
@@ -45,6 +46,7 @@ func (m metrics) Collect(out chan<- prometheus.Metric) {
 	for _, s := range m.s.manager.All() {
 		sn := s.Snapshot()
 		count(descDecoded, sn.Counters.Decoded, sn.Name)
+		count(descUndecoded, sn.Counters.Undecoded, sn.Name)
 		count(descErrors, sn.Counters.DecodeErrors, sn.Name)
 		count(descReconnect, sn.Counters.Reconnects, sn.Name)
 		count(descLooked, sn.Looked, sn.Name)
