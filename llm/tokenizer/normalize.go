@@ -69,6 +69,8 @@ func newNormalizer(raw json.RawMessage) (func(string) string, error) {
 		}, nil
 	case "Replace":
 		return newReplace(raw)
+	case "Precompiled":
+		return newPrecompiled(raw)
 	case "Strip":
 		var f struct {
 			Left  bool `json:"strip_left"`

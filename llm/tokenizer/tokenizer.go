@@ -4,9 +4,10 @@
 // It is our own because no pure Go library gave the reference's ids, and one
 // wrong id changes what a model says: on the goldens, sugarme/tokenizer v0.3.0
 // was right on 0 to 69 % of the strings of a family and refuses patterns that
-// look ahead; gomlx/go-huggingface v0.3.1 reads no tokenizer.json. It covers what the supported models use: BPE (byte-level,
-// byte-fallback, and CLIP's with a word suffix) and Unigram, with their
-// normalizers, pre-tokenizers, added tokens, post-processors and decoders.
+// look ahead; gomlx/go-huggingface v0.3.1 reads no tokenizer.json. It covers
+// what the supported models use: BPE (byte-level, byte-fallback, and CLIP's
+// with a word suffix) and Unigram, with their normalizers (SentencePiece's
+// precompiled one too), pre-tokenizers, added tokens, post-processors and decoders.
 // What it does not know is an error of New, never a silent difference.
 package tokenizer
 

@@ -245,6 +245,8 @@ func TestNewTellsWhatItCannotDo(t *testing.T) {
 		{"pre-tokenizer", `{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"UnicodeScripts"}}`, true},
 		{"decoder", `{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"decoder":{"type":"CTC"}}`, true},
 		{"pattern", `{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"pre_tokenizer":{"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated"}}`, true},
+		{"no charsmap", `{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"normalizer":{"type":"Precompiled"}}`, false},
+		{"charsmap cut off", `{"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"normalizer":{"type":"Precompiled","precompiled_charsmap":"CAAAAAAAAAA="}}`, false},
 		{"merge", `{"model":{"type":"BPE","vocab":{"a":0},"merges":["a b"]}}`, false},
 		{"id", `{"model":{"type":"BPE","vocab":{"a":-1},"merges":[]}}`, false},
 		{"huge id", `{"model":{"type":"BPE","vocab":{"a":99999999999},"merges":[]}}`, false},

@@ -68,7 +68,7 @@ func (m *unigram) encode(word string, ids []int) []int {
 				continue
 			}
 			if to := &best[i+n]; to.from < 0 || here+m.scores[id] > to.score {
-				*to = node{i, here + m.scores[id], true}
+				*to = node{i, here + m.scores[id], id != m.unk} // the unknown token spelled out joins its neighbours, too
 			}
 			single = single || n == size
 		}

@@ -5,7 +5,7 @@ recognised, and not) and of its decoded text; the first 200 have all of them in 
 
 Usage: python tokenizers_golden.py [--out FILE]
 """
-import argparse, gzip, json, zlib
+import argparse, gzip, io, json, zlib
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -148,6 +148,24 @@ def families():
     t = train(t, 700, "unigram", unk_token="<unk>", special_tokens=["<pad>", "</s>", "<unk>"])
     t.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
     yield "siglip", t
+
+    # A SentencePiece model with its own normalizer (nmt_nfkc), as SigLIP's and T5's are converted.
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2 as pb
+
+    buf = io.BytesIO()
+    lines = sorted({w for f in FRAGMENTS for w in f.split()} | {f + g for f in FRAGMENTS[:60] for g in FRAGMENTS[:30]})
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(l for l in lines if "\0" not in l), model_writer=buf, vocab_size=600, hard_vocab_limit=False, normalization_rule_name="nmt_nfkc",
+                                             pad_id=0, eos_id=1, unk_id=2, bos_id=-1, num_threads=1, minloglevel=2)
+    m = pb.ModelProto.FromString(buf.getvalue())
+    t = Tokenizer(models.Unigram([(p.piece, p.score) for p in m.pieces], unk_id=2, byte_fallback=False))
+    t.normalizer = normalizers.Sequence([normalizers.Precompiled(m.normalizer_spec.precompiled_charsmap), normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), "▁")])
+    t.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    t.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    t.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
+    t.add_special_tokens([AddedToken(s, normalized=False, special=True) for s in ("<pad>", "</s>", "<unk>")])
+    t.add_tokens(ADDED)
+    yield "sentencepiece", t
 
     # Gemma's way, which SigLIP 2 uses: spaces become ▁, split before each.
     t = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
