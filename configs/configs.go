@@ -43,7 +43,7 @@ type Config struct {
 	Webhook  Webhook  `yaml:"webhook" json:"webhook" doc:"events to an HTTP endpoint"`
 	MQTT     MQTT     `yaml:"mqtt" json:"mqtt" doc:"events to an MQTT broker"`
 	Outbox   Outbox   `yaml:"outbox" json:"outbox" doc:"the durable queue in front of each sink"`
-	Evidence Evidence `yaml:"evidence" json:"evidence" doc:"snapshots of what alerts rest on"`
+	Evidence Evidence `yaml:"evidence" json:"evidence" doc:"pictures and clips of what events rest on"`
 	Search   Search   `yaml:"search" json:"search" doc:"the index over past events"`
 	Log      Log      `yaml:"log" json:"log" doc:"what is logged, and how"`
 }
@@ -177,12 +177,22 @@ type Outbox struct {
 	MaxBytes  int64 `yaml:"max_bytes" json:"max_bytes" doc:"bytes kept for each sink"`
 }
 
-// Evidence bounds the snapshots on disk.
+// Evidence says what is kept on disk of what events rest on.
 type Evidence struct {
 	Off      bool          `yaml:"off" json:"off" doc:"keep none"`
-	MaxBytes int64         `yaml:"max_bytes" json:"max_bytes" doc:"size of all snapshots"`
+	Alerts   string        `yaml:"alerts" json:"alerts" enum:"snapshot,clip,both" doc:"what is kept of an alert; of other events it is a snapshot"`
+	Before   time.Duration `yaml:"before" json:"before" doc:"how long before an alert its clip begins; it begins at a key frame"`
+	After    time.Duration `yaml:"after" json:"after" doc:"how long after an alert's start its clip ends"`
+	MaxBytes int64         `yaml:"max_bytes" json:"max_bytes" doc:"size of all snapshots and clips; the oldest go first"`
 	MaxAge   time.Duration `yaml:"max_age" json:"max_age" doc:"age of the oldest"`
 }
+
+// The values of Evidence.Alerts.
+const (
+	KeepSnapshot = "snapshot"
+	KeepClip     = "clip"
+	KeepBoth     = "both"
+)
 
 // Search bounds the index.
 type Search struct {
@@ -208,7 +218,7 @@ func Default() Config {
 		Redis:     Redis{Prefix: "lookout", MaxLen: 100_000},
 		MQTT:      MQTT{Topic: "lookout"},
 		Outbox:    Outbox{MaxEvents: 100_000, MaxBytes: 256 << 20},
-		Evidence:  Evidence{MaxBytes: 1 << 30, MaxAge: 7 * 24 * time.Hour},
+		Evidence:  Evidence{Alerts: KeepSnapshot, Before: 5 * time.Second, After: 5 * time.Second, MaxBytes: 1 << 30, MaxAge: 7 * 24 * time.Hour},
 		Search:    Search{MaxEvents: 100_000, MaxAge: 30 * 24 * time.Hour},
 		Log:       Log{Level: "info", Format: "auto"},
 	}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // NameRule is what a stream or question may be called: it becomes a Redis key,
@@ -105,6 +106,12 @@ func (c *Config) Validate() error {
 	}
 	if c.Webhook.SecretEnv != "" && os.Getenv(c.Webhook.SecretEnv) == "" {
 		bad("webhook.secret_env", "the variable %s is not set", c.Webhook.SecretEnv)
+	}
+	oneOf("evidence.alerts", c.Evidence.Alerts, KeepSnapshot, KeepClip, KeepBoth)
+	for key, d := range map[string]time.Duration{"evidence.before": c.Evidence.Before, "evidence.after": c.Evidence.After} {
+		if d < 0 || d > time.Minute {
+			bad(key, "must lie between 0 and 1m: the stream's packets are kept in memory for so long")
+		}
 	}
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "auto", "text", "json")

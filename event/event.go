@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -140,10 +141,19 @@ type Data struct {
 	Labels      []Label    `json:"labels,omitempty"`
 	Status      *Status    `json:"status,omitempty"`
 	Evidence    []Evidence `json:"evidence,omitempty"`
-	Model       *Model     `json:"model,omitempty"`
-	Latency     *Latency   `json:"latency,omitempty"`
+	// Clip is where, below Lookout's address, a short video around an alert's
+	// start is: from the moment that all of it has happened, as long as the
+	// evidence is kept. It is empty where no clips are made.
+	Clip    string   `json:"clip,omitempty"`
+	Model   *Model   `json:"model,omitempty"`
+	Latency *Latency `json:"latency,omitempty"`
 	// Viewer is set on answers to one viewer's own question.
 	Viewer string `json:"viewer,omitempty"`
+}
+
+// ClipPath is Data.Clip of an alert of the stream.
+func ClipPath(stream, eventID string) string {
+	return "/api/streams/" + url.PathEscape(stream) + "/clips/" + url.PathEscape(eventID)
 }
 
 // Prompt is the standing or ad-hoc request that the event answers.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,10 +41,13 @@ type Deps struct {
 	Bus     *event.Bus
 	Open    Opener
 	Log     *slog.Logger
-	// Keep, when not nil, sees each event with the image embedding of its
-	// newest frame, and a function that gives that frame as JPEG: for the search
-	// index and the evidence. It must not block for long.
-	Keep func(ev *event.Event, image []float32, still func(width int) ([]byte, error))
+	// Keep, when not nil, sees each event of s that rests on frames, with the
+	// image embedding of the newest of them: for the search index and the
+	// evidence. It must not block for long.
+	Keep func(s *Stream, ev *event.Event, image []float32)
+	// Past is how far back the packets of a stream with alerts are kept, for
+	// clips; such alerts name theirs. It defaults to 0: no clips.
+	Past time.Duration
 	// Pick, when not nil, gives the Deps of a stream that names a model of its
 	// own (configs.Stream.Model).
 	Pick func(model string) (*Deps, error)
@@ -63,6 +67,7 @@ type Stream struct {
 	st   stats
 	load load
 	mail *mailbox
+	past *past // nil when no clips are made
 	err  error // why it cannot run at all
 
 	mu      sync.Mutex
@@ -106,6 +111,9 @@ func NewStream(cfg configs.Stream, deps *Deps) *Stream {
 	if len(s.labels) == 0 {
 		s.labels = deps.Models.Info.Labels
 	}
+	if deps.Past > 0 && slices.ContainsFunc(cfg.Questions, func(q configs.Question) bool { return q.Alert != nil }) {
+		s.past = &past{length: deps.Past}
+	}
 	s.st.state = event.Status{State: "connecting"}
 	s.src = deps.Open(cfg, deps.Models.Info, s.tap, s.onStatus)
 	return s
@@ -121,6 +129,12 @@ func (s *Stream) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.mail.wake)
 	g.Go(func() error { return s.read(ctx) })
 	g.Go(func() error { return s.watch(ctx) })
+	if s.past != nil {
+		g.Go(func() error {
+			s.past.run(ctx, s.tap)
+			return nil
+		})
+	}
 	err := g.Wait()
 	stop()
 	s.finish()
@@ -313,6 +327,18 @@ func (s *Stream) Still(frame uint64, width int) ([]byte, error) {
 	return s.src.Still(frame, width)
 }
 
+// Packets waits until the stream has come to the media time to, has ended, or
+// ctx has, and gives its packets from the last key frame at or before from on,
+// with the clockwise degrees by which their pictures are turned. It gives none
+// for a stream without clips (Deps.Past).
+func (s *Stream) Packets(ctx context.Context, from, to time.Duration) (packets []*media.Packet, rotation int) {
+	if s.past == nil {
+		return nil, 0
+	}
+	packets = s.past.between(ctx, from, to)
+	return packets, s.Snapshot().Counters.Rotation
+}
+
 // Snapshot says how the stream does.
 func (s *Stream) Snapshot() Snapshot {
 	out := s.st.snapshot()
@@ -347,6 +373,9 @@ func (s *Stream) emitStatus(st event.Status) {
 // emit sends an event on its way. Delivery outlives the stream's context: what
 // was said is not lost because the program ends.
 func (s *Stream) emit(ev *event.Event, image []float32) {
+	if s.past != nil && ev.Type == event.TypeAlert {
+		ev.Data.Clip = event.ClipPath(s.cfg.Name, ev.Data.EventID)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := s.deps.Emitter.Emit(ctx, ev); err != nil {
@@ -360,7 +389,6 @@ func (s *Stream) emit(ev *event.Event, image []float32) {
 	s.st.seq = ev.Data.Seq
 	s.st.mu.Unlock()
 	if s.deps.Keep != nil && len(ev.Data.Evidence) > 0 {
-		frame := ev.Data.Evidence[len(ev.Data.Evidence)-1].Frame
-		s.deps.Keep(ev, image, func(width int) ([]byte, error) { return s.Still(frame, width) })
+		s.deps.Keep(s, ev, image)
 	}
 }

@@ -323,6 +323,7 @@ func entry(ev *event.Event) ([]any, error) {
 		add("media_ms", strconv.FormatInt(newest.MediaMS, 10))
 		add("rtp", strconv.FormatUint(uint64(newest.RTP), 10))
 	}
+	add("clip", d.Clip)
 	if d.Latency != nil && d.Latency.GlassToWordMS > 0 {
 		add("glass_to_word_ms", strconv.FormatFloat(d.Latency.GlassToWordMS, 'f', 0, 64))
 	}

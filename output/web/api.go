@@ -298,6 +298,25 @@ func (s *Server) still(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(jpg)
 }
 
+// clip serves the video around an alert's start, whole or in parts.
+func (s *Server) clip(w http.ResponseWriter, r *http.Request) {
+	stream := r.PathValue("stream")
+	err := permit(r, webrtc.View, stream)
+	var c *Clip
+	if err == nil {
+		c, err = s.backend.Clip(r.Context(), stream, r.PathValue("event"))
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	defer c.Close()
+	w.Header().Set("Content-Type", "video/"+c.Format)
+	w.Header().Set("Cache-Control", "private, max-age=86400, immutable")
+	w.Header().Set("Lookout-Start", c.Start.UTC().Format("2006-01-02T15:04:05.000Z"))
+	http.ServeContent(w, r, "", time.Time{}, c)
+}
+
 func (s *Server) search(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	text, err := webrtc.CheckText("query", q.Get("q"))

@@ -3,6 +3,8 @@ package web
 import (
 	"context"
 	"encoding/json"
+	"io"
+	"time"
 
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/output/webrtc"
@@ -27,6 +29,8 @@ type Backend interface {
 	// Still gives a picture as JPEG, scaled down to width pixels (0: as it is).
 	// frame is Evidence.Frame of an event; 0 is the newest picture.
 	Still(ctx context.Context, stream string, frame uint64, width int) ([]byte, error)
+	// Clip opens the video around an alert's start. The caller closes it.
+	Clip(ctx context.Context, stream, eventID string) (*Clip, error)
 	// Search finds past events by their words and pictures, best first, at most
 	// k; an empty stream searches all.
 	Search(ctx context.Context, query, stream string, k int) ([]Hit, error)
@@ -41,6 +45,8 @@ type StreamInfo struct {
 	Name   string `json:"name"`
 	Title  string `json:"title,omitempty"`
 	Source string `json:"source,omitempty"`
+	Loop   bool   `json:"loop,omitempty"`   // a file begins again at its end
+	Prompt string `json:"prompt,omitempty"` // what a public model is asked for its description
 	// State is that of event.Status: connecting, live, reconnecting, ended,
 	// failed; Reason and Fix explain it.
 	State  string `json:"state"`
@@ -68,6 +74,13 @@ type StreamInfo struct {
 	Labels []string       `json:"labels,omitempty"` // zero-shot labels in force
 	Scores []event.Label  `json:"scores,omitempty"` // their newest probabilities
 	Alerts []event.Prompt `json:"alerts,omitempty"` // standing yes/no questions
+}
+
+// Clip is the video around an alert's start.
+type Clip struct {
+	io.ReadSeekCloser
+	Start  time.Time // capture of its first picture
+	Format string    // mp4 or webm
 }
 
 // Hit is one past event that a search found.

@@ -183,6 +183,7 @@ func (s *Server) handler() http.Handler {
 	in("POST /api/streams/{stream}/ask", s.ask)
 	in("PUT /api/streams/{stream}/labels", s.labels)
 	in("GET /api/streams/{stream}/frames/{frame}", s.still)
+	in("GET /api/streams/{stream}/clips/{event}", s.clip)
 	in("GET /api/events", s.events)
 	in("GET /api/search", s.search)
 	open("GET /api/openapi.yaml", static("application/yaml", OpenAPI))

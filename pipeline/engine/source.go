@@ -107,6 +107,11 @@ func (e *Engine) Transcoder(stream string, in *media.Tap, rotation int) (*media.
 	return t.Tap(), t.Run
 }
 
+// Clip puts packets into a file that plays, without encoding anew.
+func (e *Engine) Clip(packets []*media.Packet, rotation int) (video []byte, format string, start media.Timestamp, err error) {
+	return ingest.Clip(packets, rotation)
+}
+
 // pushes are the taps of the streams that are published to.
 type pushes struct {
 	mu sync.Mutex

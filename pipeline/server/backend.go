@@ -10,6 +10,7 @@ import (
 
 	"github.com/lookout-video/lookout/configs"
 	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/evidence"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/output/web"
 	"github.com/lookout-video/lookout/output/webrtc"
@@ -17,7 +18,7 @@ import (
 	"github.com/lookout-video/lookout/search"
 )
 
-// Sources is what viewers and publishers need of the ingest stage.
+// Sources is what viewers, publishers and clips need of the ingest stage.
 type Sources interface {
 	// Transcoder makes VP8 of in's packets: the tap it publishes into, which
 	// stays open, and the function that does it until ctx or the stream ends.
@@ -25,6 +26,9 @@ type Sources interface {
 	// Publish feeds the stream whose URL is configs.Push. It returns
 	// pipeline.ErrExists while somebody else publishes.
 	Publish(stream string, codec media.Codec) (webrtc.PushSink, error)
+	// Clip puts packets into a file that plays, of the format mp4 or webm; start is
+	// the time of its first picture.
+	Clip(packets []*media.Packet, rotation int) (video []byte, format string, start media.Timestamp, err error)
 }
 
 // backend is the pipeline as the page and its API see it.
@@ -189,7 +193,8 @@ func (b *backend) Streams() []web.StreamInfo {
 
 func info(s *pipeline.Stream) web.StreamInfo {
 	sn := s.Snapshot()
-	return web.StreamInfo{Name: sn.Name, Source: media.RedactURL(s.Config().URL), State: sn.Status.State, Reason: sn.Status.Reason, Fix: sn.Status.Fix,
+	c := s.Config()
+	return web.StreamInfo{Name: sn.Name, Source: media.RedactURL(c.URL), Loop: c.Loop, Prompt: c.Describe.Prompt, State: sn.Status.State, Reason: sn.Status.Reason, Fix: sn.Status.Fix,
 		Codec: sn.Codec, Width: sn.Counters.Width, Height: sn.Counters.Height, FPS: sn.Counters.FPS, LookFPS: sn.LookFPS,
 		GlassToWordMS: pipeline.Percentile(sn.GlassToWord, 0.5), Skipped: sn.Skipped, Degraded: sn.Degraded, Seq: sn.Seq,
 		Labels: sn.LabelNames, Scores: sn.Labels, Alerts: sn.Prompts}
@@ -253,6 +258,20 @@ func (b *backend) Still(_ context.Context, stream string, frame uint64, width in
 		}
 	}
 	return nil, fmt.Errorf("%w: frame %d of stream %s is not kept any more", webrtc.ErrNotFound, frame, stream)
+}
+
+func (b *backend) Clip(_ context.Context, stream, eventID string) (*web.Clip, error) {
+	if b.s.evidence == nil {
+		return nil, fmt.Errorf("%w: no evidence is kept (evidence.off)", webrtc.ErrNotFound)
+	}
+	f, c, err := b.s.evidence.OpenClip(stream, eventID)
+	if errors.Is(err, evidence.ErrNotFound) {
+		return nil, fmt.Errorf("%w: event %s of stream %s has no clip, not yet or not any more", webrtc.ErrNotFound, eventID, stream)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &web.Clip{ReadSeekCloser: f, Start: c.Start, Format: c.Format}, nil
 }
 
 func (b *backend) Search(ctx context.Context, query, stream string, k int) ([]web.Hit, error) {

@@ -70,6 +70,7 @@ type Server struct {
 	ready   chan struct{}
 	kept    chan keepJob
 	keepers sync.WaitGroup
+	clips   errgroup.Group // the alerts whose clip is not complete yet
 	shots   shots
 
 	picking sync.Mutex
@@ -111,11 +112,14 @@ type box struct {
 // evidenceWidth is that of the snapshots, in pixels.
 const evidenceWidth = 640
 
+// maxClips is how many clips may wait for their end at once.
+const maxClips = 64
+
 // keepJob is an event on its way to the index and the evidence on disk.
 type keepJob struct {
+	s     *pipeline.Stream
 	ev    *event.Event
 	image []float32
-	still func(width int) ([]byte, error)
 }
 
 // New opens everything that can fail before the first frame: files, the
@@ -154,6 +158,10 @@ func New(o Options) (_ *Server, err error) {
 	}
 	s.batcher = pipeline.NewBatcher(o.Models.Encoder, o.Models.Info, min(max(len(c.Streams), 1), 8))
 	s.deps = &pipeline.Deps{Models: o.Models, Batcher: s.batcher, Emitter: s.emitter, Bus: s.bus, Open: o.Open, Log: o.Log, Keep: s.keep, Pick: s.pick, MaxTokens: c.LLM.MaxTokens}
+	s.clips.SetLimit(maxClips)
+	if s.evidence != nil && c.Evidence.Alerts != configs.KeepSnapshot {
+		s.deps.Past = c.Evidence.Before + c.Evidence.After + clipSlack
+	}
 	s.manager = pipeline.NewManager(s.deps, c.StateDir)
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), metrics{s})
 	return s, s.openWeb()
@@ -242,11 +250,11 @@ func (s *Server) lost(stream string, n uint64, reason string) {
 
 // keep queues an event for the index and the snapshots. It never waits: pictures
 // are made of the frames by the keeper, off the streams' own time.
-func (s *Server) keep(ev *event.Event, image []float32, still func(int) ([]byte, error)) {
+func (s *Server) keep(stream *pipeline.Stream, ev *event.Event, image []float32) {
 	if ev.Type == event.TypeLabel || ev.Data.Phase == event.End {
 		return
 	}
-	job := keepJob{ev: ev, image: slices.Clone(image), still: still}
+	job := keepJob{s: stream, ev: ev, image: slices.Clone(image)}
 	select {
 	case s.kept <- job:
 	default:
@@ -261,20 +269,58 @@ func (s *Server) keeper() {
 				s.o.Log.Error("an event is not indexed", "event", job.ev.ID, "error", err)
 			}
 		}
-		if s.evidence != nil {
-			jpeg, err := job.still(evidenceWidth)
-			if err != nil {
-				continue // the source has ended, or has let go of the frame
-			}
-			d := job.ev.Data
-			frame := d.Evidence[len(d.Evidence)-1]
-			shot, err := s.evidence.Put(d.Stream, d.EventID, frame, jpeg)
-			if err != nil {
-				s.o.Log.Error("a snapshot is not kept", "event", job.ev.ID, "error", err)
-				continue
-			}
-			s.shots.add(shotKey{d.Stream, frame.Frame}, shotPlace{d.EventID, shot.Name})
+		if s.evidence == nil {
+			continue
 		}
+		if job.ev.Data.Clip != "" && job.ev.Data.Phase == event.Start {
+			s.startClip(job)
+		}
+		if job.ev.Data.Clip == "" || s.o.Config.Evidence.Alerts == configs.KeepBoth {
+			s.keepSnapshot(job)
+		}
+	}
+}
+
+func (s *Server) keepSnapshot(job keepJob) {
+	d := job.ev.Data
+	frame := d.Evidence[len(d.Evidence)-1]
+	jpeg, err := job.s.Still(frame.Frame, evidenceWidth)
+	if err != nil {
+		return // the source has ended, or has let go of the frame
+	}
+	shot, err := s.evidence.Put(d.Stream, d.EventID, frame, jpeg)
+	if err != nil {
+		s.o.Log.Error("a snapshot is not kept", "event", job.ev.ID, "error", err)
+		return
+	}
+	s.shots.add(shotKey{d.Stream, frame.Frame}, shotPlace{d.EventID, shot.Name})
+}
+
+// clipSlack is what a stream keeps of its packets beyond the length of a clip:
+// what passes between a frame and the event that rests on it.
+const clipSlack = 10 * time.Second
+
+// startClip keeps the clip of an alert once all of it has happened.
+func (s *Server) startClip(job keepJob) {
+	c := s.o.Config.Evidence
+	d := job.ev.Data
+	at := time.Duration(d.Evidence[len(d.Evidence)-1].MediaMS) * time.Millisecond
+	waits := s.clips.TryGo(func() error {
+		// A camera that stops has no more to wait for than one that goes on.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), c.After+clipSlack)
+		defer cancel()
+		packets, rotation := job.s.Packets(ctx, at-c.Before, at+c.After)
+		video, format, start, err := s.o.Sources.Clip(packets, rotation)
+		if err == nil {
+			_, err = s.evidence.PutClip(d.Stream, d.EventID, start.Capture, format, video)
+		}
+		if err != nil {
+			s.o.Log.Error("a clip is not kept", "stream", d.Stream, "event", job.ev.ID, "error", err)
+		}
+		return nil
+	})
+	if !waits {
+		s.o.Log.Warn("too many alerts at once: a clip is not kept", "stream", d.Stream, "event", job.ev.ID)
 	}
 }
 
@@ -380,6 +426,7 @@ func (s *Server) Close() error {
 	}
 	close(s.kept)
 	s.keepers.Wait()
+	_ = s.clips.Wait() // the streams have ended: none waits for more
 	for _, b := range s.boxes {
 		errs = append(errs, b.Close())
 	}
