@@ -199,6 +199,7 @@ func TestBrowserWholeProgram(t *testing.T) {
 
 	t.Run("ask", func(t *testing.T) { askAboutTheDemo(t, b) })
 	t.Run("captions", func(t *testing.T) { captionsAreTheEvents(t, b, told) })
+	t.Run("streams", func(t *testing.T) { changeStreams(t, b, told) })
 	t.Run("camera", func(t *testing.T) {
 		publishCamera(b, "phone")
 		var words []string
@@ -213,6 +214,26 @@ func TestBrowserWholeProgram(t *testing.T) {
 		b.Until("its frames are looked at", `(s => s.state === 'live' && s.fps > 4 && s.look_fps > 1)(lookout.streams.find(s => s.name === 'phone'))`)
 		t.Logf("the camera is described: %q", words)
 	})
+}
+
+// changeStreams adds, changes and removes a stream on the page.
+func changeStreams(t *testing.T, b *browser.Tab, told *api) {
+	clip, err := filepath.Abs("../../testdata/yard/test-0016.mp4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill := func(id, text string) browser.Action {
+		return browser.Do(fmt.Sprintf(`document.getElementById(%q).value = %q`, id, text))
+	}
+	b.Run(browser.Click("#add"), fill("stream-name", "a b"), fill("stream-url", "/nowhere/at-all.mp4"), browser.Click("#stream-save"))
+	b.Until("the reason", `document.getElementById('stream-error').textContent.includes('use letters, digits')`)
+	b.Run(fill("stream-name", "second"), browser.Click("#stream-save"))
+	b.Until("what is wrong with the source", `lookout.stream === 'second' && document.getElementById('veil-text').textContent.includes('check the path')`)
+	b.Run(browser.Click("#change"), fill("stream-url", clip), browser.Click("#stream-loop"), browser.Click("#stream-save"))
+	b.Until("it plays", `!document.getElementById('stream').open && lookout.stream === 'second' && `+browser.Live)
+	told.until(t, "a description of it", func() bool { return len(told.of("second", event.TypeDescription)) > 0 })
+	b.Run(browser.Click("#change"), browser.Click("#stream-remove"), browser.Click("#stream-remove"))
+	b.Until("it is gone", `!document.getElementById('stream').open && !lookout.streams.some(s => s.name === 'second')`)
 }
 
 // askAboutTheDemo asks until each answer, a yes and a no, was heard once at a

@@ -223,6 +223,61 @@ func TestBrowserPublishes(t *testing.T) {
 	eventually(t, "the publication ends", func() bool { _, closed := sink.Packets(); return closed })
 }
 
+func TestBrowserManagesStreams(t *testing.T) {
+	h := newHouse(t, web.Config{})
+	b := browser.Open(t, h.url, browser.Options{})
+	b.Until("there is no stream", `document.getElementById('veil-text').textContent.startsWith('No stream yet')`)
+	config := func(name string) string { h.mu.Lock(); defer h.mu.Unlock(); return h.configs[name] }
+	const shut = `!document.getElementById('stream').open`
+	// By keyboard alone. chromedp types the letter, too, though its key was taken.
+	open := func(key, focus string) {
+		t.Helper()
+		b.Run(browser.Key(key))
+		b.Until("the form", fmt.Sprintf(`document.getElementById('stream').open && document.activeElement.id === %q`, focus))
+		b.Run(browser.Do(`document.activeElement.value = document.activeElement.defaultValue = document.activeElement.value.replace(/[ne]$/, '')`))
+	}
+	open("n", "stream-name")
+	b.Run(browser.Type("stream-name", "gate"), browser.Type("stream-url", "rtsp://cam/1"), browser.Type("stream-prompt", "Who comes?\r"))
+	b.Until("it is shown", shut+` && lookout.stream === 'gate'`)
+	if got, want := config("gate"), `{"describe":{"prompt":"Who comes?"},"loop":false,"name":"gate","url":"rtsp://cam/1"}`; got != want {
+		t.Errorf("added with %s, want %s", got, want)
+	}
+	// What the server refuses is said in the form, which stays.
+	b.Run(browser.Click("#add"), browser.Type("stream-name", "gate"), browser.Type("stream-url", "x\r"))
+	b.Until("the refusal", `document.getElementById('stream').open && document.getElementById('stream-error').textContent === 'stream gate: exists already'`)
+	b.Run(browser.Key("\x1b"))
+	b.Until("escape closes it", shut)
+
+	open("e", "stream-url")
+	b.Run(browser.Click("#stream-loop"), browser.Click("#stream-save"))
+	b.Until("it is saved", shut)
+	if got := config("gate"); got != `{"loop":true}` { // not the address, whose password is not shown
+		t.Errorf("changed with %s", got)
+	}
+	b.Run(browser.Click("#change"), browser.Click("#stream-remove"))
+	b.Until("it asks again", `document.getElementById('stream-remove').textContent.startsWith('Press again')`)
+	if config("gate") == "" {
+		t.Fatal("removed at the first press")
+	}
+	b.Run(browser.Click("#stream-remove"))
+	b.Until("it is gone", shut+` && lookout.stream === null`)
+
+	const token = "only-to-look-on"
+	guarded := newHouse(t, web.Config{Accounts: []web.Account{{Token: token, Allow: map[string][]webrtc.Action{"*": {webrtc.View}}}}})
+	guarded.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
+	b = browser.Open(t, guarded.url, browser.Options{})
+	b.Until("the page asks", `document.getElementById('signin').open`)
+	b.Run(browser.Type("signin-password", token+"\r"))
+	b.Until("the video plays", live)
+	if shown := browser.Eval[[]string](b, `['add', 'change', 'camera', 'ask'].filter(i => !document.getElementById(i).hidden)`); len(shown) > 0 {
+		t.Errorf("who may only look on is offered %v", shown)
+	}
+	b.Run(browser.Key("n"), browser.Key("e"))
+	if browser.Eval[bool](b, `document.getElementById('stream').open`) {
+		t.Error("a key opens the form")
+	}
+}
+
 // TestBrowserHeals kills the server under the page and starts it again.
 func TestBrowserHeals(t *testing.T) {
 	bus := event.NewBus(200)

@@ -79,7 +79,7 @@ func (b *backend) set(name string, change func(*web.StreamInfo)) {
 }
 
 func (b *backend) AddStream(_ context.Context, c json.RawMessage) (web.StreamInfo, error) {
-	var in struct{ Name, Source string }
+	var in struct{ Name, URL string }
 	if err := json.Unmarshal(c, &in); err != nil || in.Name == "" {
 		return web.StreamInfo{}, fmt.Errorf("name: %w", webrtc.ErrInvalid)
 	}
@@ -89,7 +89,7 @@ func (b *backend) AddStream(_ context.Context, c json.RawMessage) (web.StreamInf
 		return web.StreamInfo{}, fmt.Errorf("stream %s: %w", in.Name, webrtc.ErrExists)
 	}
 	b.configs[in.Name] = string(c)
-	info := web.StreamInfo{Name: in.Name, State: "connecting"}
+	info := web.StreamInfo{Name: in.Name, Source: in.URL, State: "connecting"}
 	b.infos = append(b.infos, info)
 	return info, nil
 }
@@ -111,6 +111,7 @@ func (b *backend) RemoveStream(_ context.Context, name string) error {
 		return fmt.Errorf("stream %s: %w", name, webrtc.ErrNotFound)
 	}
 	delete(b.configs, name)
+	b.infos = slices.DeleteFunc(b.infos, func(s web.StreamInfo) bool { return s.Name == name })
 	return nil
 }
 
@@ -311,9 +312,9 @@ func TestAPI(t *testing.T) {
 	}
 	h.want(t, 200, "GET", "/api/streams/yard", "")
 	h.want(t, 404, "GET", "/api/streams/cellar", "")
-	h.want(t, 201, "POST", "/api/streams", `{"name":"gate","source":"rtsp://x"}`)
-	h.want(t, 409, "POST", "/api/streams", `{"name":"gate","source":"rtsp://x"}`)
-	h.want(t, 400, "POST", "/api/streams", `{"source":1}`)
+	h.want(t, 201, "POST", "/api/streams", `{"name":"gate","url":"rtsp://x"}`)
+	h.want(t, 409, "POST", "/api/streams", `{"name":"gate","url":"rtsp://x"}`)
+	h.want(t, 400, "POST", "/api/streams", `{"url":1}`)
 	h.want(t, 400, "POST", "/api/streams", `[]`)
 	h.want(t, 400, "POST", "/api/streams", `{"name":"x"} {}`)
 	h.want(t, 200, "PATCH", "/api/streams/gate", `{"fps":2}`)

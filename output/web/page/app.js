@@ -45,6 +45,7 @@ async function begin() {
   }
   $('leave').hidden = !app.me.accounts;
   $('camera').hidden = !app.me.publish;
+  for (const e of [$('add'), ...document.querySelectorAll('.manage')]) e.hidden = !app.me.manage;
   $('version').textContent = app.me.version ? `Lookout ${app.me.version}` : '';
   app.link?.close();
   app.link = new Link(app.me.ice_servers, { state: setLink, event: onEvent, delta: onDelta, lost: onLost, video: v => { $('video').srcObject = v; } });
@@ -97,7 +98,7 @@ function select(name) {
   $('live').dataset.state = 'connecting';
   $('latency').hidden = true;
   $('name').textContent = name ? info()?.title || name : '';
-  veil(name ? 'Connecting' : 'No stream yet.\nAdd one to lookout.yaml, or use your camera.', !!name);
+  veil(name ? 'Connecting' : `No stream yet.\n${app.me.manage ? 'Add one, or use your camera.' : 'Add one to lookout.yaml.'}`, !!name);
   $('video').srcObject = null;
   drawTiles();
   drawEvents();
@@ -144,6 +145,7 @@ function drawHealth() {
     ['Glass to word', s.glass_to_word_ms ? Math.round(s.glass_to_word_ms) : '–', 'ms', 'From the picture taken to the first word, median'],
     ['Picture', s.width ? `${s.width}×${s.height}` : '–', s.codec ?? '', 'What the camera sends'],
   ] : [];
+  $('change').hidden = !s || !app.me.manage;
   $('stats').replaceChildren(...cells.map(c => h('div', {}, ...stat(...c))));
   const skipped = Object.entries(s?.skipped ?? {}).sort((a, b) => b[1] - a[1]).slice(0, 6);
   const total = skipped.reduce((n, [, v]) => n + v, 0);
@@ -431,6 +433,70 @@ $('own-form').addEventListener('submit', async e => {
   } catch (err) { $('own-state').textContent = err.message; }
 });
 
+// ---- streams added, changed and removed
+
+const PUSHED = 'push:'; // the source of a camera that somebody publishes
+let changing = null;    // the stream whose form is open; null adds one
+
+function openStream(s) {
+  changing = s;
+  $('stream-title').textContent = s ? `Change ${s.title || s.name}` : 'Add a stream';
+  $('stream-name').value = s?.name ?? '';
+  $('stream-name').readOnly = !!s; // events and keys are under it
+  $('stream-url').value = s?.source ?? '';
+  $('stream-url').disabled = $('stream-loop').disabled = s?.source === PUSHED;
+  $('stream-loop').checked = !!s?.loop;
+  $('stream-prompt').value = s?.prompt ?? '';
+  $('stream-error').textContent = '';
+  $('stream-save').textContent = s ? 'Save' : 'Add';
+  $('stream-remove').hidden = !s;
+  sureToRemove(false);
+  $('stream').showModal();
+  (s ? $('stream-url') : $('stream-name')).focus();
+}
+$('add').addEventListener('click', () => openStream(null));
+$('change').addEventListener('click', () => openStream(info()));
+
+// manage does what the form asks for and shows why it cannot be done.
+async function manage(method, path, body) {
+  $('stream-error').textContent = '';
+  for (const b of [$('stream-save'), $('stream-remove')]) b.disabled = true;
+  try {
+    await call(method, path, body);
+    $('stream').close();
+    await refresh();
+    return true;
+  } catch (err) { $('stream-error').textContent = err.message; } finally {
+    for (const b of [$('stream-save'), $('stream-remove')]) b.disabled = false;
+  }
+}
+const pathOf = name => `/api/streams/${encodeURIComponent(name)}`;
+$('stream-form').addEventListener('submit', async e => {
+  e.preventDefault();
+  const name = $('stream-name').value.trim(), url = $('stream-url').value.trim(), loop = $('stream-loop').checked, prompt = $('stream-prompt').value.trim();
+  if (!changing) {
+    if (await manage('POST', '/api/streams', { name, url, loop, describe: { prompt } })) select(name);
+    return;
+  }
+  // Only what was changed: the address shown has its password taken out.
+  const patch = {};
+  if (url !== changing.source) patch.url = url;
+  if (loop !== !!changing.loop) patch.loop = loop;
+  if (prompt !== (changing.prompt ?? '')) patch.describe = { prompt };
+  if (!Object.keys(patch).length) { $('stream').close(); return; }
+  await manage('PATCH', pathOf(name), patch);
+});
+
+function sureToRemove(sure) {
+  $('stream-remove').classList.toggle('sure', sure);
+  $('stream-remove').textContent = sure ? 'Press again to remove it' : 'Remove stream';
+}
+$('stream-remove').addEventListener('click', () => {
+  if ($('stream-remove').classList.contains('sure')) manage('DELETE', pathOf(changing.name));
+  else sureToRemove(true);
+});
+$('stream-remove').addEventListener('blur', () => sureToRemove(false));
+
 // ---- own camera
 
 let publisher;
@@ -494,6 +560,7 @@ addEventListener('keydown', e => {
   if (e.ctrlKey || e.metaKey || e.altKey || document.querySelector('dialog[open]')) return;
   if (e.target.matches('input, select, textarea')) { if (e.key === 'Escape') e.target.blur(); return; }
   const act = {
+    n: () => { if (app.me?.manage) openStream(null); }, e: () => { if (app.me?.manage && info()) openStream(info()); },
     '/': () => $('query').focus(), a: () => $('question').focus(), '?': () => $('keys').showModal(), t: flipTheme, f: full,
     c: () => { $('caption-box').hidden = !$('caption-box').hidden; }, j: () => walk(1), k: () => walk(-1), ArrowLeft: () => step(-1), ArrowRight: () => step(1),
   }[e.key.length === 1 ? e.key.toLowerCase() : e.key];
