@@ -38,15 +38,17 @@ type AlertConfig struct {
 	UpdateStep float64
 
 	// Quantile calibrates the threshold on this camera's own recent scores: it
-	// is that quantile of the scores seen while no alert was on, plus Margin.
-	// A camera whose ordinary scene scores 0.6 then needs more than 0.6. No
-	// alert starts before Learn scores were seen. It defaults to 0, no
-	// calibration; 0.98 is a good value for zero-shot triggers.
+	// is that quantile of the scores of the ordinary scene, plus Margin. A camera
+	// whose ordinary scene scores 0.6 then needs more than 0.6. Scores above the
+	// threshold are not ordinary: an alert does not raise it. But one that has
+	// held for a whole Window ends, and its scores are the ordinary ones from then
+	// on: what lasts is no news. No alert starts before Learn scores were seen. It
+	// defaults to 0, no calibration; 0.98 is a good value for zero-shot triggers.
 	Quantile float64
 	// Margin is added to the quantile. It defaults to 0.05.
 	Margin float64
-	// Window is how many recent scores the quantile is taken of.
-	// It defaults to 1024.
+	// Window is how many recent scores the quantile is taken of; what is learned
+	// is unlearned after as many. It defaults to 1024.
 	Window int
 	// Learn is how many scores must have been seen before the first alert, with
 	// Quantile set. It defaults to 64.
@@ -78,8 +80,9 @@ type Score struct {
 // from flapping. It is one goroutine's.
 type Alert struct {
 	cfg    AlertConfig
-	recent []float64 // ring of the scores seen while no alert was on
+	recent []float64 // ring of the ordinary scores
 	pos    int
+	held   []float64 // scores since the alert's start
 	bar    float64 // cached threshold
 	stale  int     // scores learned since bar was computed
 
@@ -91,6 +94,7 @@ type Alert struct {
 	heard     time.Duration // time of the last score that was no abstention
 	hasHeard  bool
 	coolUntil time.Duration
+	settled   bool // an alert became ordinary: the score must fall before the next
 
 	suppressed map[string]uint64
 }
@@ -101,6 +105,7 @@ const (
 	ReasonLearning = "learning" // calibration has not seen enough
 	ReasonTooShort = "short"    // it did not last MinDuration
 	ReasonCoolDown = "cooldown"
+	ReasonOrdinary = "ordinary" // an alert has lasted so long that it is the ordinary state
 )
 
 // NewAlert makes an Alert.
@@ -175,13 +180,18 @@ func (a *Alert) Observe(s Score) []*Event {
 		if a.crossed {
 			a.suppressed[ReasonTooShort]++
 		}
-		a.crossed = false
+		a.crossed, a.settled = false, false
 		a.learn(s.Value)
 		return nil
 	}
 	switch {
 	case learning:
 		a.suppressed[ReasonLearning]++
+		a.learn(s.Value)
+		a.settled = s.Value >= a.bar // certain from the first: no threshold lies above
+		return nil
+	case a.settled:
+		a.suppressed[ReasonOrdinary]++
 		a.learn(s.Value)
 		return nil
 	case at < a.coolUntil:
@@ -199,6 +209,9 @@ func (a *Alert) Observe(s Score) []*Event {
 }
 
 func (a *Alert) observeOn(s Score) []*Event {
+	if a.outlasted(s.Value) {
+		return []*Event{a.end(s)}
+	}
 	if s.Value < a.off {
 		if !a.crossed {
 			a.crossed, a.turned = true, s.At.Media
@@ -228,7 +241,7 @@ func (a *Alert) event(s Score, d Data) *Event {
 
 func (a *Alert) end(s Score) *Event {
 	ev := a.event(s, Data{EventID: a.data.EventID, Revision: a.data.Revision + 1, Phase: End})
-	a.on, a.crossed, a.data = false, false, Data{}
+	a.on, a.crossed, a.data, a.held = false, false, Data{}, a.held[:0]
 	a.coolUntil = s.At.Media + a.cfg.CoolDown
 	return ev
 }
@@ -243,6 +256,21 @@ func (a *Alert) Close(at media.Timestamp) []*Event {
 		last.Value = *a.data.Probability
 	}
 	return []*Event{a.end(last)}
+}
+
+// outlasted notes a score of the alert that holds, and tells whether it has
+// held for so long that its scores are the ordinary ones.
+func (a *Alert) outlasted(v float64) bool {
+	if a.cfg.Quantile <= 0 {
+		return false
+	}
+	if a.held = append(a.held, v); len(a.held) < a.cfg.Window {
+		return false
+	}
+	a.recent, a.held, a.pos, a.settled = a.held, a.recent[:0], 0, true
+	a.suppressed[ReasonOrdinary]++
+	a.calibrate()
+	return true
 }
 
 // learn adds a score of the camera's ordinary scene. Scores of alerts stay
@@ -261,6 +289,11 @@ func (a *Alert) learn(v float64) {
 	if a.stale++; len(a.recent) < a.cfg.Learn || a.stale < 16 && len(a.recent) > a.cfg.Learn {
 		return
 	}
+	a.calibrate()
+}
+
+// calibrate computes the threshold from the ordinary scores.
+func (a *Alert) calibrate() {
 	a.stale = 0
 	sorted := slices.Sorted(slices.Values(a.recent))
 	q := sorted[min(int(a.cfg.Quantile*float64(len(sorted))), len(sorted)-1)]

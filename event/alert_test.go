@@ -94,40 +94,69 @@ func TestAlertKeepsOneIDAndGrowingRevisions(t *testing.T) {
 	}
 }
 
+// part is a stretch of n scores, one a second.
+type part struct {
+	n      int
+	score  func(i int) float64
+	starts int     // alerts that start in it
+	on     bool    // at its end
+	bar    float64 // the threshold at its end
+}
+
 func TestAlertCalibration(t *testing.T) {
-	cfg := AlertConfig{Quantile: 0.95, Margin: 0.05, Threshold: 0.5, MinDuration: -1, CoolDown: -1, Learn: 50, Window: 100, NewID: ids()}
-	feed := func(a *Alert, from, n int, score func(i int) float64) (starts int) {
-		for i := range n {
-			for _, ev := range a.Observe(Score{At: at(float64(from + i)), Value: score(i)}) {
-				if ev.Data.Phase == Start {
-					starts++
+	flat := func(v float64) func(int) float64 { return func(int) float64 { return v } }
+	high := func(i int) float64 { return 0.6 + 0.001*float64(i%50) } // 0.600 .. 0.649
+	spike := func(at int, v float64) func(int) float64 {
+		return func(i int) float64 {
+			if i == at {
+				return v
+			}
+			return high(i)
+		}
+	}
+	const learned = 0.698 // the 95 % quantile 0.648 plus 0.05
+	for name, parts := range map[string][]part{
+		"an ordinary scene of 0.6 needs more than 0.6":        {{300, high, 0, false, learned}, {1, flat(0.69), 0, false, learned}, {5, flat(0.72), 1, true, learned}},
+		"a quiet camera has the floor":                        {{300, flat(0.1), 0, false, 0.5}, {5, flat(0.6), 1, true, 0.5}},
+		"nothing starts while it learns":                      {{49, flat(0.9), 0, false, 0.5}},
+		"what happens while it learns is unlearned":           {{50, flat(0.9), 0, false, 0.95}, {100, flat(0.1), 0, false, 0.5}, {5, flat(0.9), 1, true, 0.5}},
+		"a long alert does not raise the threshold":           {{300, high, 0, false, learned}, {99, flat(0.9), 1, true, learned}, {50, high, 0, false, learned}, {5, flat(0.9), 1, true, learned}},
+		"nor do many short ones":                              {{300, high, 0, false, learned}, {200, func(i int) float64 { return 0.6 + 0.3*float64(i%2) }, 100, true, learned}},
+		"nor a spike":                                         {{300, spike(200, 0.99), 1, false, learned}},
+		"an alert of a whole window is the ordinary state":    {{300, high, 0, false, learned}, {101, flat(0.9), 1, false, 0.95}, {200, flat(0.9), 0, false, 0.95}},
+		"above it alerts start again":                         {{300, high, 0, false, learned}, {201, flat(0.8), 1, false, 0.85}, {5, flat(0.95), 1, true, 0.85}},
+		"and it is unlearned after as long":                   {{300, high, 0, false, learned}, {101, flat(0.9), 1, false, 0.95}, {200, high, 0, false, learned}, {5, flat(0.9), 1, true, learned}},
+		"certainty for a window, and then until it has ended": {{60, flat(0.1), 0, false, 0.5}, {101, flat(1), 1, false, 0.99}, {500, flat(1), 0, false, 0.99}, {1, flat(0.1), 0, false, 0.99}, {5, flat(1), 1, true, 0.99}},
+		"a camera that always said yes can say so":            {{300, flat(1), 0, false, 0.99}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := NewAlert(AlertConfig{Quantile: 0.95, Margin: 0.05, Threshold: 0.5, Hysteresis: 0.02, MinDuration: -1, CoolDown: -1, Learn: 50, Window: 100, NewID: ids()})
+			now := 0
+			for k, p := range parts {
+				starts := 0
+				for i := range p.n {
+					for _, ev := range a.Observe(Score{At: at(float64(now)), Value: p.score(i)}) {
+						if ev.Data.Phase == Start {
+							starts++
+						}
+					}
+					now++
+				}
+				if starts != p.starts || a.On() != p.on || math.Abs(a.Threshold()-p.bar) > 0.006 {
+					t.Errorf("part %d: %d starts, on %v, threshold %.3f; want %d, %v, %.3f", k, starts, a.On(), a.Threshold(), p.starts, p.on, p.bar)
 				}
 			}
-		}
-		return starts
+		})
 	}
-	high := func(i int) float64 { return 0.6 + 0.001*float64(i%50) } // 0.600 .. 0.649
+}
 
-	a := NewAlert(cfg)
-	if n := feed(a, 0, 300, high); n != 0 {
-		t.Errorf("a camera whose ordinary scene scores 0.6 alerted %d times", n)
+func TestAlertCountsWhatItKeepsQuiet(t *testing.T) {
+	a := NewAlert(AlertConfig{Quantile: 0.95, MinDuration: -1, CoolDown: -1, Learn: 50, Window: 100})
+	for i := range 300 {
+		a.Observe(Score{At: at(float64(i)), Value: 1})
 	}
-	if b := a.Threshold(); math.Abs(b-0.698) > 0.005 {
-		t.Errorf("threshold %v, want the 95 %% quantile 0.648 plus 0.05", b)
-	}
-	if n := feed(a, 300, 500, func(int) float64 { return 0.9 }); n != 1 || !a.On() {
-		t.Errorf("a long alert started %d times, on: %v: its own scores must not raise the threshold", n, a.On())
-	}
-	if n := feed(a, 800, 300, func(int) float64 { return 0.1 }); n != 0 || a.Threshold() != 0.5 {
-		t.Errorf("a quiet camera's threshold is %v, want the floor", a.Threshold())
-	}
-	if got := a.Suppressed()[ReasonLearning]; got != 50 {
-		t.Errorf("%d scores kept quiet while learning, want 50", got)
-	}
-	always := NewAlert(cfg)
-	feed(always, 0, 60, func(int) float64 { return 1 })
-	if b := always.Threshold(); b > 0.99 {
-		t.Errorf("threshold %v cannot be reached", b)
+	if got := a.Suppressed(); got[ReasonLearning] != 50 || got[ReasonOrdinary] < 100 {
+		t.Errorf("kept quiet: %v", got)
 	}
 }
 
