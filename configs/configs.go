@@ -79,7 +79,10 @@ type Question struct {
 	ID    string        `yaml:"id" json:"id" doc:"short name used in events"`
 	Text  string        `yaml:"text" json:"text" doc:"the question"`
 	Every time.Duration `yaml:"every" json:"every" doc:"time between two askings"`
-	Alert *Alert        `yaml:"alert" json:"alert,omitempty" doc:"makes an alert of a yes"`
+	// ZeroShot compares the picture with Text, a thing to be seen as "a red van",
+	// instead of asking the language model. It needs an Alert.
+	ZeroShot bool   `yaml:"zero_shot" json:"zero_shot" doc:"the text names a thing that the picture is compared with, instead of a question; needs an alert"`
+	Alert    *Alert `yaml:"alert" json:"alert,omitempty" doc:"makes an alert of a yes"`
 }
 
 // Alert turns the probability of a yes into start, update and end.
@@ -88,7 +91,7 @@ type Alert struct {
 	Off      float64       `yaml:"off" json:"off" doc:"probability under which it ends"`
 	For      time.Duration `yaml:"for" json:"for" doc:"time above on before it starts"`
 	CoolDown time.Duration `yaml:"cool_down" json:"cool_down" doc:"time after an end in which it does not start again"`
-	Adapt    bool          `yaml:"adapt" json:"adapt" doc:"raise the threshold to what this camera's own frames make ordinary"`
+	Adapt    bool          `yaml:"adapt" json:"adapt" doc:"raise the threshold to what this camera's own frames make ordinary; learns for the first minute"`
 }
 
 // LLM says which engine speaks.

@@ -150,6 +150,9 @@ func (s *Stream) Validate() error {
 		case q.Every <= 0:
 			return fmt.Errorf("%s: questions[%d].every: must be above 0", s.Name, i)
 		}
+		if q.ZeroShot && q.Alert == nil {
+			return fmt.Errorf("%s: questions[%d].zero_shot: needs an alert (alert: {}); without one, write the text into labels", s.Name, i)
+		}
 		ids[q.ID] = true
 		if a := q.Alert; a != nil && (a.On <= 0 || a.On > 1 || a.Off < 0 || a.Off > a.On) {
 			return fmt.Errorf("%s: questions[%d].alert: 0 <= off <= on <= 1 must hold, and on be above 0", s.Name, i)

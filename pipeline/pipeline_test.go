@@ -338,7 +338,7 @@ func TestStandingQuestionsAndAlerts(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, _ := w.said("a")
-	want := []string{"status point live", "answer start yes", "alert start yes", "answer update no", "answer update yes", "alert end no"}
+	want := []string{"status point live", "answer start yes", "alert start yes", "answer update no", "answer update yes", "alert end no", "answer end yes"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q\nwant %q", got, want)
 	}

@@ -111,6 +111,9 @@ func NewStream(cfg configs.Stream, deps *Deps) *Stream {
 	if len(s.labels) == 0 {
 		s.labels = deps.Models.Info.Labels
 	}
+	if err == nil && deps.Models.Labeler == nil && slices.ContainsFunc(cfg.Questions, func(q configs.Question) bool { return q.ZeroShot }) {
+		s.err = fmt.Errorf("pipeline: stream %s: the model %s has no text tower, which zero-shot questions need; leave out zero_shot, or take a model with one (see `lookout models list`)", cfg.Name, deps.Models.Info.Name)
+	}
 	if deps.Past > 0 && slices.ContainsFunc(cfg.Questions, func(q configs.Question) bool { return q.Alert != nil }) {
 		s.past = &past{length: deps.Past}
 	}

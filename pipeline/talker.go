@@ -49,11 +49,16 @@ type talker struct {
 type standing struct {
 	q      configs.Question
 	prompt event.Prompt
-	alert  *event.Alert // nil for plain answers
 	due    time.Duration
-	id     string // of the answers' life
-	rev    int
-	text   string
+	asked  bool
+
+	alert *event.Alert // nil for plain answers
+	score event.Score  // the newest, without its time
+
+	id   string // of the plain answers' life
+	rev  int
+	text string
+	last event.Data
 }
 
 func newTalker(s *Stream, l *Looker) *talker {
@@ -95,6 +100,10 @@ func (t *talker) close() {
 			for _, ev := range q.alert.Close(t.now) {
 				t.s.emit(ev, t.image)
 			}
+		} else if q.rev > 0 {
+			d := q.last
+			d.Revision, d.Phase = q.rev, event.End
+			t.s.emit(event.New(event.TypeAnswer, time.Now().UTC(), d), t.image)
 		}
 	}
 }
@@ -129,6 +138,13 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 	if t.ood || t.strange {
 		t.s.st.skip(SkipOutOfDomain, 1)
 		t.observe(event.Observation{At: t.now, Reason: SkipOutOfDomain})
+		for _, q := range t.questions { // an alert that nobody can see must not hold for ever
+			if q.alert != nil {
+				for _, ev := range q.alert.Observe(event.Score{At: t.now, Abstained: true, Evidence: t.cite(), Model: t.model}) {
+					t.s.emit(ev, t.image)
+				}
+			}
+		}
 		return nil
 	}
 	if err := t.describe(ctx, seen); err != nil {
@@ -257,44 +273,82 @@ func sentences(s string) []string {
 }
 
 // standing asks the questions that are due. While nothing moves the answers
-// stand.
+// stand: time passes for the alerts, but nobody is asked again.
 func (t *talker) standing(ctx context.Context, seen Seen) error {
-	if t.s.deps.Models.Info.Silent {
-		return nil
-	}
 	for _, q := range t.questions {
-		if t.now.Media < q.due {
+		if t.now.Media < q.due || t.s.deps.Models.Info.Silent && !q.q.ZeroShot {
 			continue
 		}
 		q.due = t.now.Media + t.s.load.slower(q.q.Every)
-		if seen.Settled && q.alert == nil && q.text != "" {
+		var err error
+		switch {
+		case seen.Settled && q.asked:
 			t.s.st.skip(SkipStill, 1)
-			continue
+		case q.q.ZeroShot:
+			err = t.compare(ctx, q, seen.Picture)
+		default:
+			err = t.askStanding(ctx, q)
 		}
-		a, err := t.l.Say(ctx, Request{Task: Ask, Text: q.q.Text, MaxTokens: t.maxTokens()}, nil)
 		if err != nil {
 			return err
 		}
-		if q.alert != nil {
-			sc := event.Score{At: t.now, Value: a.YesProb, Abstained: a.CannotTell || !a.HasYes, Text: a.Text, Time: time.Now().UTC(), Evidence: t.cite(), Model: t.model, Latency: t.latency(a, nil)}
-			for _, ev := range q.alert.Observe(sc) {
-				t.s.emit(ev, t.image)
-			}
+		q.asked = true
+		if q.alert == nil {
 			continue
 		}
-		if a.Text == q.text {
-			t.s.st.skip(event.ReasonRepeat, 1)
-			continue
+		sc := q.score
+		sc.At, sc.Evidence = t.now, t.cite()
+		for _, ev := range q.alert.Observe(sc) {
+			t.s.emit(ev, t.image)
 		}
-		d := t.answerData(a, q.prompt, "", nil)
-		d.EventID, d.Revision, d.Phase = q.id, q.rev, event.Update
-		if q.rev == 0 {
-			d.Phase = event.Start
-		}
-		q.text = a.Text
-		q.rev++
-		t.s.emit(event.New(event.TypeAnswer, time.Now().UTC(), d), t.image)
 	}
+	return nil
+}
+
+// askStanding asks the language model; a plain answer is told when it is another
+// one than before.
+func (t *talker) askStanding(ctx context.Context, q *standing) error {
+	a, err := t.l.Say(ctx, Request{Task: Ask, Text: q.q.Text, MaxTokens: t.maxTokens()}, nil)
+	if err != nil {
+		return err
+	}
+	if q.alert != nil {
+		q.score = event.Score{Value: a.YesProb, Abstained: a.CannotTell || !a.HasYes, Text: a.Text, Time: time.Now().UTC(), Model: t.model, Latency: t.latency(a, nil)}
+		return nil
+	}
+	if a.Text == q.text {
+		t.s.st.skip(event.ReasonRepeat, 1)
+		return nil
+	}
+	d := t.answerData(a, q.prompt, "", nil)
+	d.EventID, d.Revision, d.Phase = q.id, q.rev, event.Update
+	if q.rev == 0 {
+		d.Phase = event.Start
+	}
+	q.text, q.last = a.Text, d
+	q.rev++
+	t.s.emit(event.New(event.TypeAnswer, time.Now().UTC(), d), t.image)
+	return nil
+}
+
+// anything is what a zero-shot text is compared with besides the stream's
+// labels: models that share one probability among the texts give all of it to a
+// text that stands alone.
+const anything = "a photo"
+
+// compare scores a zero-shot text against the newest picture.
+func (t *talker) compare(ctx context.Context, q *standing, p Picture) error {
+	texts := []string{q.q.Text, anything}
+	for _, l := range t.s.currentLabels() {
+		if l != q.q.Text {
+			texts = append(texts, l)
+		}
+	}
+	scores, err := t.s.deps.Models.Labeler.Classify(ctx, p, texts)
+	if err != nil {
+		return err
+	}
+	q.score = event.Score{Value: scores[0].Probability, Text: q.q.Text, Time: time.Now().UTC(), Model: t.model, Labels: scores[:1]}
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/lookout-video/lookout/configs"
 	"github.com/lookout-video/lookout/event"
@@ -128,7 +129,7 @@ func (e *Engine) openPair(c configs.Config) error {
 	e.Models = &pipeline.Models{
 		Info:       pipeline.ModelInfo{Name: filepath.Base(c.Model), Hash: configHash(c.Model), FPS: publicFPS, Window: 1, Patches: 1, Dim: 1, Embed: p.Width(), Silent: true},
 		Encoder:    pairEyes{p},
-		Labeler:    pairLabeler{p},
+		Labeler:    &pairLabeler{p: p},
 		NewSession: func() (pipeline.Session, error) { return mute{}, nil },
 	}
 	return nil
@@ -147,9 +148,18 @@ func (a pairEyes) Encode(ctx context.Context, frames []*media.Frame, dst *pipeli
 	return nil
 }
 
-type pairLabeler struct{ p *vlm.Pair }
+// pairLabeler keeps the embeddings of the texts in use, as labeler does.
+type pairLabeler struct {
+	p *vlm.Pair
 
-func (l pairLabeler) Text(ctx context.Context, text string) ([]float32, error) {
+	mu    sync.Mutex
+	cache map[string][]float32
+}
+
+// maxTexts bounds the cache; viewers may set any labels.
+const maxTexts = 1024
+
+func (l *pairLabeler) Text(ctx context.Context, text string) ([]float32, error) {
 	v, err := l.p.EmbedText(ctx, []string{text})
 	if err != nil {
 		return nil, err
@@ -159,8 +169,8 @@ func (l pairLabeler) Text(ctx context.Context, text string) ([]float32, error) {
 
 // Classify gives SigLIP's probabilities each by itself, and CLIP's as shares of
 // one: that is how each was trained.
-func (l pairLabeler) Classify(ctx context.Context, pic pipeline.Picture, labels []string) ([]event.Label, error) {
-	texts, err := l.p.EmbedText(ctx, labels)
+func (l *pairLabeler) Classify(ctx context.Context, pic pipeline.Picture, labels []string) ([]event.Label, error) {
+	texts, err := l.texts(ctx, labels)
 	if err != nil {
 		return nil, err
 	}
@@ -179,6 +189,35 @@ func (l pairLabeler) Classify(ctx context.Context, pic pipeline.Picture, labels 
 	if sum > 0 {
 		for i := range out {
 			out[i].Probability /= sum
+		}
+	}
+	return out, nil
+}
+
+func (l *pairLabeler) texts(ctx context.Context, labels []string) ([][]float32, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([][]float32, len(labels))
+	var missing []string
+	for i, name := range labels {
+		if out[i] = l.cache[name]; out[i] == nil {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) == 0 {
+		return out, nil
+	}
+	found, err := l.p.EmbedText(ctx, missing)
+	if err != nil {
+		return nil, err
+	}
+	if l.cache == nil || len(l.cache)+len(missing) > maxTexts {
+		l.cache = map[string][]float32{}
+	}
+	for i, name := range labels {
+		if out[i] == nil {
+			out[i], found = found[0], found[1:]
+			l.cache[name] = out[i]
 		}
 	}
 	return out, nil

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.uber.org/goleak"
 
 	"github.com/lookout-video/lookout/assets"
@@ -85,6 +87,24 @@ func start(t *testing.T, change func(*configs.Config)) (*Server, *backend, confi
 	return srv, &backend{s: srv, transcod: map[string]*transcode{}}, c, stop
 }
 
+func eventSchema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(event.Schema()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	c.AssertFormat()
+	if err := c.AddResource(event.SchemaID, doc); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Compile(event.SchemaID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func TestEverythingSaidReachesEverySink(t *testing.T) {
 	r, err := redis.StartPrivate(t.Context(), t.TempDir())
 	if err != nil {
@@ -106,6 +126,12 @@ func TestEverythingSaidReachesEverySink(t *testing.T) {
 	s, b, c, stop := start(t, func(c *configs.Config) {
 		c.Redis.URL, c.Webhook.URL = r.URL(), hook.URL
 		c.Streams[0].Labels = []string{"a person", "a dog"}
+		c.Streams[0].Questions = []configs.Question{
+			{ID: "plain", Text: "is there a person?", Every: time.Second},
+			{ID: "person", Text: "is there a person?", Every: time.Second, Alert: &configs.Alert{On: 0.01}},
+			{ID: "shape", Text: "a person", ZeroShot: true, Every: time.Second, Alert: &configs.Alert{On: 0.01}},
+		}
+		c.Evidence.Alerts = configs.KeepBoth
 	})
 	sub := s.Bus().Subscribe(event.SubOptions{Queue: 1000, Replay: 1000})
 	waitFor(t, "some events", func() bool { sn := s.manager.All()[0].Snapshot(); return sn.Events >= 6 && sn.Words > 0 })
@@ -123,15 +149,27 @@ func TestEverythingSaidReachesEverySink(t *testing.T) {
 		t.Fatal(err)
 	}
 	sub.Close()
-	said := map[string]bool{}
+	said, kinds := map[string]bool{}, map[string]bool{}
+	schema := eventSchema(t)
 	var last uint64
 	for it := range sub.C() {
 		if it.Event != nil {
 			said[it.Event.ID] = true
+			kinds[event.Kind(it.Event.Type)] = true
+			js, _ := json.Marshal(it.Event)
+			v, _ := jsonschema.UnmarshalJSON(bytes.NewReader(js))
+			if err := schema.Validate(v); err != nil {
+				t.Errorf("against its schema: %s: %v", js, err)
+			}
 			if it.Event.Data.Seq <= last {
 				t.Errorf("seq %d after %d", it.Event.Data.Seq, last)
 			}
 			last = it.Event.Data.Seq
+		}
+	}
+	for _, k := range []string{"description", "answer", "alert", "label", "status"} {
+		if !kinds[k] {
+			t.Errorf("no %s among %v", k, kinds)
 		}
 	}
 	rc := RedisConfig(c.Redis)
