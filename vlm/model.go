@@ -113,8 +113,8 @@ func Open(dir string, env *ort.Env, opt Options) (m *Model, err error) {
 		return m, err
 	}
 	if opt.Slide {
-		if layout != model.SmolVLM {
-			return m, fmt.Errorf("vlm: %s: the window of a %s model cannot slide, only be read anew", dir, layout)
+		if layout != model.SmolVLM || !m.films() {
+			return m, fmt.Errorf("vlm: %s: the window of a %s model cannot slide, only be read anew", dir, m.cfg.ModelType)
 		}
 		if m.rope, err = newRope(m.cfg.Text, m.g.headDim); err != nil {
 			return m, err
@@ -270,12 +270,21 @@ func (m *Model) Close() error {
 	return err
 }
 
+// films reports whether the model was trained with videos: the others see a
+// stream as so many pictures.
+func (m *Model) films() bool {
+	return m.Layout == model.LlavaOneVision || m.Layout == model.SmolVLM && m.cfg.ModelType != "idefics3"
+}
+
 func image(f *media.Frame) vision.Image { return vision.Image{W: f.Width, H: f.Height, Pix: f.Pix} }
 
 // frameTile prepares one frame of a stream.
 func (m *Model) frameTile(f *media.Frame) (vision.Image, error) {
 	switch m.Layout {
 	case model.SmolVLM:
+		if !m.films() {
+			return m.still.Whole(image(f))
+		}
 		return m.video.VideoFrame(image(f))
 	case model.LlavaOneVision:
 		return m.video.Square(image(f), vision.PyTorch)
@@ -300,7 +309,7 @@ func (m *Model) EncodeFrame(ctx context.Context, f *media.Frame) (tensor.View[fl
 		return tensor.View[float32]{}, err
 	}
 	pre := &m.still
-	if m.Layout == model.SmolVLM || m.Layout == model.LlavaOneVision {
+	if m.films() {
 		pre = &m.video
 	}
 	v, newline, err := m.look(ctx, []vision.Image{tile}, pre)

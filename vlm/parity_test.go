@@ -205,7 +205,7 @@ func parity(t *testing.T, g *golden, m *Model, c goldenCase) {
 	if video {
 		pre = &m.video
 	}
-	tiled := !video && m.Layout != model.Llava
+	tiled := c.Kind == "still" && m.Layout != model.Llava // of "frames", each is one tile
 	for i, a := range c.Images {
 		if tiled {
 			f := g.frame(a, 0)

@@ -264,7 +264,7 @@ func (s *Session) prompt(ctx context.Context, req Request) error {
 
 // asVideo reports whether frames go into the template's <video>.
 func (s *Session) asVideo() bool {
-	return s.still == nil && (s.m.Layout == model.SmolVLM || s.m.Layout == model.LlavaOneVision)
+	return s.still == nil && s.m.films()
 }
 
 func (s *Session) visualToken() int {
@@ -352,6 +352,8 @@ func (s *Session) fill(text string) string {
 		case i >= len(s.frames) || i == len(parts)-1:
 		case smol && s.still != nil:
 			b.WriteString(imageText(s.m.perTile, s.still.rows, s.still.cols))
+		case smol:
+			b.WriteString(imageText(s.m.perTile, 0, 0))
 		default:
 			b.WriteString(strings.Repeat(image, s.frames[i].tokens.Shape[0]))
 		}

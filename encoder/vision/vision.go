@@ -158,22 +158,12 @@ func longest(w, h, side int) (int, int) {
 // row, then the whole picture; rows and cols are 0 when it is not split.
 func (c *Config) Split(m Image) (tiles []Image, rows, cols int, err error) {
 	side := c.MaxImageSize.LongestEdge
-	if side == 0 || c.Size.LongestEdge == 0 && c.Size.Height == 0 {
-		return nil, 0, 0, fmt.Errorf("vision: preprocessor config: max_image_size or size is missing")
-	}
-	if is(c.DoResize) {
-		w, h := c.Size.Width, c.Size.Height
-		if c.Size.LongestEdge > 0 {
-			w, h = longest(m.W, m.H, c.Size.LongestEdge)
-			w, h = below(w, h)
-		}
-		if m, err = Resize(m, w, h, c.Resample, Pillow); err != nil {
-			return nil, 0, 0, err
-		}
-	}
 	if !is(c.DoImageSplit) {
-		whole, err := Resize(m, side, side, c.Resample, Pillow)
+		whole, err := c.Whole(m)
 		return []Image{whole}, 0, 0, err
+	}
+	if m, err = c.fit(m); err != nil {
+		return nil, 0, 0, err
 	}
 	up := func(n int) int { return (n + side - 1) / side * side }
 	w, h := m.W, m.H
@@ -200,6 +190,31 @@ func (c *Config) Split(m Image) (tiles []Image, rows, cols int, err error) {
 		}
 	}
 	return append(tiles, m), rows, cols, nil
+}
+
+// Whole prepares a picture for that family as one tile.
+func (c *Config) Whole(m Image) (Image, error) {
+	m, err := c.fit(m)
+	if err != nil {
+		return m, err
+	}
+	return Resize(m, c.MaxImageSize.LongestEdge, c.MaxImageSize.LongestEdge, c.Resample, Pillow)
+}
+
+// fit resizes a picture to the size at which it is split.
+func (c *Config) fit(m Image) (Image, error) {
+	if c.MaxImageSize.LongestEdge == 0 || c.Size.LongestEdge == 0 && c.Size.Height == 0 {
+		return m, fmt.Errorf("vision: preprocessor config: max_image_size or size is missing")
+	}
+	if !is(c.DoResize) {
+		return m, nil
+	}
+	w, h := c.Size.Width, c.Size.Height
+	if c.Size.LongestEdge > 0 {
+		w, h = longest(m.W, m.H, c.Size.LongestEdge)
+		w, h = below(w, h)
+	}
+	return Resize(m, w, h, c.Resample, Pillow)
 }
 
 // below keeps a size within the reference's bound.

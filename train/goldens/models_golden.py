@@ -22,6 +22,7 @@ import tokenizers_golden as tg
 tf.logging.set_verbosity_error()
 NEW = 64  # greedy tokens
 SMOLVLM_CHAT = "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}{% elif line['type'] == 'image' %}{{ '<image>' }}{% elif line['type'] == 'video' %}{{ '<video>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+IDEFICS3_CHAT = SMOLVLM_CHAT.replace("<|im_start|>", "<|begin_of_text|>").replace("{% elif line['type'] == 'video' %}{{ '<video>' }}", "")
 VICUNA_CHAT = "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% else %}ASSISTANT: {% endif %}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' ' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 QWEN_VL_CHAT = "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}{# Render all images first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}{# Render all video then #}{% for content in message['content'] | selectattr('type', 'equalto', 'video') %}{{ '<video>' }}{% endfor %}{# Render all text next #}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + content['text'] }}{% endfor %}{{'<|im_end|>'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 SMOLLM_CHAT = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -64,12 +65,18 @@ def tokenizer(kind, vocab, special):
     else:
         t = Tokenizer(models.BPE())
         t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        first = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+        if kind == "llama3":
+            first = ["<|end_of_text|>", "<|begin_of_text|>", "<|eot_id|>"]
+            t = Tokenizer(models.BPE(ignore_merges=True))
+            t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(tg.GPT4), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+            t.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(single="<|begin_of_text|> $A", pair="<|begin_of_text|> $A <|begin_of_text|> $B", special_tokens=[("<|begin_of_text|>", 1)])])
         if kind == "qwen2":
             t.normalizer = normalizers.NFC()
             t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(tg.QWEN), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
         t.decoder = decoders.ByteLevel()
-        t.train_from_iterator(text, trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"], **kw))
-        fast = dict(bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>", pad_token="<|im_end|>")
+        t.train_from_iterator(text, trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=first, **kw))
+        fast = dict(bos_token=first[1], eos_token=first[2], unk_token=first[0], pad_token=first[2])
     t.add_special_tokens(special)
     extra = {"image_token": "<image>"} if "<image>" in special else {}
     extra |= {"video_token": "<video>"} if "<video>" in special else {}
@@ -254,6 +261,31 @@ def save(folder, model, processor, golden, out):
 
 # --- architectures ---------------------------------------------------------------------------------------------------
 
+class TiledVision(torch.nn.Module):
+    """The encoder and connector of SmolVLM and Idefics3; the places' ids are made outside of what a trace cannot follow."""
+
+    def __init__(self, model, s):
+        super().__init__()
+        self.v, self.c = model.vision_model, model.connector
+        side = s["image"] // s["patch"]
+        edges = torch.arange(1 / side, 1.0, 1 / side)
+        b = torch.bucketize(torch.arange(side).float() / side * (1 - 1e-6), edges, right=True)
+        self.register_buffer("ids", (b[:, None] * side + b).flatten()[None])
+
+    def forward(self, pixels, mask):
+        x = (pixels * mask.to(pixels.dtype)[:, :, None]).flatten(0, 1)
+        e = self.v.embeddings.patch_embedding(x).flatten(2).transpose(1, 2) + self.v.embeddings.position_embedding(self.ids)
+        return self.c(self.v.post_layernorm(self.v.encoder(inputs_embeds=e).last_hidden_state))
+
+
+def export_tiled(folder, model, s, inp, feats):
+    vision = TiledVision(model, s).eval()
+    pix, mask = inp["pixel_values"], inp["pixel_attention_mask"].bool()
+    assert torch.allclose(vision(pix, mask), feats, atol=1e-5)
+    export(vision, (pix, mask), folder / "onnx/vision_encoder.onnx", ["pixel_values", "pixel_attention_mask"], ["image_features"],
+           {"pixel_values": {0: "batch", 1: "images"}, "pixel_attention_mask": {0: "batch", 1: "images"}, "image_features": {0: "n"}})
+
+
 def smolvlm(s, folder, out):
     from transformers.models.smolvlm import configuration_smolvlm as c
     rows = [f"<row_{r}_col_{k}>" for r in range(1, 7) for k in range(1, 7)]
@@ -290,26 +322,35 @@ def smolvlm(s, folder, out):
     case = dict(kind="still", question="Is there a red van? 12 of them", images=[g.image(im)], pixels=g.put(inp["pixel_values"][0]), features=g.put(feats))
     answer(model, g, case, {k: inp[k] for k in ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask")})
 
-    class Vision(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.v, self.c = model.model.vision_model, model.model.connector
-            side = s["image"] // s["patch"]
-            edges = torch.arange(1 / side, 1.0, 1 / side)
-            b = torch.bucketize(torch.arange(side).float() / side * (1 - 1e-6), edges, right=True)
-            self.register_buffer("ids", (b[:, None] * side + b).flatten()[None])
+    export_tiled(folder, model.model, s, inp, feats)
+    export_text(folder, model.model.text_model.embed_tokens, model.model.text_model, model.lm_head, cfg.text_config)
+    save(folder, model, proc, g, out)
 
-        def forward(self, pixels, mask):
-            x = (pixels * mask.to(pixels.dtype)[:, :, None]).flatten(0, 1)
-            e = self.v.embeddings.patch_embedding(x).flatten(2).transpose(1, 2) + self.v.embeddings.position_embedding(self.ids)
-            h = self.v.post_layernorm(self.v.encoder(inputs_embeds=e).last_hidden_state)
-            return self.c(h)
 
-    vision = Vision().eval()
-    pix, mask = inp["pixel_values"], inp["pixel_attention_mask"].bool()
-    assert torch.allclose(vision(pix, mask), feats, atol=1e-5)
-    export(vision, (pix, mask), folder / "onnx/vision_encoder.onnx", ["pixel_values", "pixel_attention_mask"], ["image_features"],
-           {"pixel_values": {0: "batch", 1: "images"}, "pixel_attention_mask": {0: "batch", 1: "images"}, "image_features": {0: "n"}})
+def idefics3(s, folder, out):
+    """Knows pictures only: a still in tiles, and the frames of a stream as so many pictures, each whole."""
+    rows = [f"<row_{r}_col_{k}>" for r in range(1, 7) for k in range(1, 7)]
+    tok = tokenizer("llama3", s["vocab"], ["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"] + rows)
+    s["rows"] = len(tok)
+    cfg = tf.Idefics3Config(
+        text_config=text_config(s, tf.LlamaConfig, rope_theta=500000.0, tie_word_embeddings=False).to_dict() | {"model_type": "llama"},
+        vision_config=dict(hidden_size=s["vision_hidden"], num_hidden_layers=s["vision_layers"], num_attention_heads=s["vision_heads"], intermediate_size=s["vision_inner"], image_size=s["image"], patch_size=s["patch"]),
+        scale_factor=s["scale"], image_token_id=tok.convert_tokens_to_ids("<image>"), pad_token_id=0, tie_word_embeddings=False)
+    cfg._attn_implementation = "eager"
+    model = randomise(tf.Idefics3ForConditionalGeneration(cfg), 8)
+    ip = tf.Idefics3ImageProcessor(size={"longest_edge": s["longest"]}, max_image_size={"longest_edge": s["image"]})
+    proc = tf.Idefics3Processor(ip, tok, image_seq_len=(s["image"] // s["patch"]) ** 2 // s["scale"] ** 2, chat_template=IDEFICS3_CHAT)
+    g = Golden()
+    for kind, pictures in (("still", [picture(*s["still"], 80)]), ("frames", [picture(w, h, 81 + i) for i, (w, h) in enumerate(s["frames"])])):
+        q = "Is the gate open?"
+        text = proc.apply_chat_template([{"role": "user", "content": [{"type": "image"}] * len(pictures) + [{"type": "text", "text": q}]}], add_generation_prompt=True)
+        ip.do_image_splitting = kind == "still"
+        inp = proc(text=text, images=[pictures], return_tensors="pt")
+        feats = model.model.get_image_features(inp["pixel_values"], inp["pixel_attention_mask"])
+        case = dict(kind=kind, question=q, images=[g.image(im) for im in pictures], pixels=g.put(inp["pixel_values"][0]), features=g.put(feats))
+        answer(model, g, case, {k: inp[k] for k in ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask")})
+    ip.do_image_splitting = True  # as published
+    export_tiled(folder, model.model, s, inp, feats)
     export_text(folder, model.model.text_model.embed_tokens, model.model.text_model, model.lm_head, cfg.text_config)
     save(folder, model, proc, g, out)
 
