@@ -170,27 +170,23 @@ func TestStart(t *testing.T) {
 	}
 }
 
-func TestFastForward(t *testing.T) {
-	// An update each second; it costs 20 ms, and 1 ms more each hour.
-	l := Lookout{FastForward: func(_ context.Context, length time.Duration, update func(at, cost time.Duration)) error {
-		for at := time.Second; at <= length; at += time.Second {
-			update(at, 20*time.Millisecond+at.Truncate(time.Hour)/3600000)
+func TestAging(t *testing.T) {
+	d := func(ms ...time.Duration) (out []time.Duration) {
+		for _, x := range ms {
+			out = append(out, x*time.Millisecond)
 		}
-		return nil
-	}}
-	v, err := fastForward(context.Background(), l, 3*time.Hour)
+		return out
+	}
+	// The machine was slow for one pair: that is no aging.
+	v, err := aging(Aging{Hours: d(20, 21, 22), Old: d(22, 90, 22), Young: d(20, 80, 20), Early: 1000, Late: 1010}, 2*time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v["first_ms"] != 20 || v["last_ms"] != 22 || v["update_ms@1"] != 21 || v["hours"] != 3 {
+	if v["old_vs_young"] != 1.1 || v["young_ms"] != 20 || v["old_ms"] != 22 || v["update_ms@1"] != 21 || v["hours"] != 2 || v["memory_growth"] < 0.0099 || v["memory_growth"] > 0.0101 {
 		t.Errorf("got %v", v)
 	}
-	if _, ok := v["memory_growth"]; !ok || v["rss_first_bytes"] <= 0 {
-		t.Errorf("memory is not told: %v", v)
-	}
-	none := Lookout{FastForward: func(context.Context, time.Duration, func(at, cost time.Duration)) error { return nil }}
-	if _, err := fastForward(context.Background(), none, time.Hour); err == nil {
-		t.Error("no updates passed for a figure")
+	if _, err := aging(Aging{Old: d(1), Early: 1000}, time.Hour); err == nil {
+		t.Error("no pairs passed for a figure")
 	}
 }
 

@@ -207,36 +207,156 @@ func (r *Runner) looker(ctx context.Context) (*pipeline.Looker, error) {
 // frames show does not decide the cost.
 const describeTokens = 12
 
-func (r *Runner) fastForward(ctx context.Context, length time.Duration, update func(at, cost time.Duration)) error {
-	l, err := r.looker(ctx)
-	if err != nil {
+// A stream is young for a minute, of which the first seconds fill its window. As
+// many updates are measured after each hour.
+const (
+	young  = 60
+	filled = 10
+)
+
+// album is an encoder that keeps what the pictures of a cycle gave. The encoder
+// has no memory: what it does for a picture is the same at each hour, so the
+// hours between two measurements need not do it again.
+type album struct {
+	pipeline.VisualEncoder
+	open bool // what is kept may be given
+	kept map[*uint8]pipeline.Encoded
+}
+
+func (a *album) Encode(ctx context.Context, frames []*media.Frame, dst *pipeline.Encoded) error {
+	key := &frames[0].Pix[0] // one frame a call
+	if e, ok := a.kept[key]; ok && a.open {
+		copy(dst.Tokens.Data, e.Tokens.Data)
+		copy(dst.Image.Data, e.Image.Data)
+		copy(dst.Patch.Data, e.Patch.Data)
+		copy(dst.Distance, e.Distance)
+		return nil
+	}
+	if err := a.VisualEncoder.Encode(ctx, frames, dst); err != nil {
 		return err
 	}
-	defer l.Close()
+	e := *dst
+	e.Tokens.Data, e.Image.Data, e.Patch.Data = slices.Clone(e.Tokens.Data), slices.Clone(e.Image.Data), slices.Clone(e.Patch.Data)
+	e.Distance = slices.Clone(e.Distance)
+	a.kept[key] = e
+	return nil
+}
+
+// watched is a stream that is fed a frame a second.
+type watched struct {
+	l     *pipeline.Looker
+	show  []*media.Frame
+	began time.Time
+	n     int
+}
+
+func (w *watched) look(ctx context.Context) error {
+	f := *w.show[w.n%len(w.show)]
+	w.n++
+	at := time.Duration(w.n) * time.Second
+	f.Seq, f.At = uint64(w.n), media.At(w.began.Add(at), at)
+	_, err := w.l.Look(ctx, &f)
+	return err
+}
+
+// update looks and speaks, and tells what that cost.
+func (w *watched) update(ctx context.Context) (time.Duration, error) {
+	began := time.Now()
+	if err := w.look(ctx); err != nil {
+		return 0, err
+	}
+	_, err := w.l.Say(ctx, pipeline.Request{Task: pipeline.Describe, MaxTokens: describeTokens}, nil)
+	return time.Since(began), err
+}
+
+func (w *watched) updates(ctx context.Context, n int) ([]time.Duration, error) {
+	var all []time.Duration
+	for range n {
+		d, err := w.update(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+func (r *Runner) fastForward(ctx context.Context, length time.Duration) (out bench.Aging, err error) {
+	if err := r.useOwn(); err != nil {
+		return out, err
+	}
 	show, err := r.pictures(ctx, 1)
 	if err != nil {
-		return err
+		return out, err
 	}
-	began := time.Now()
-	for k := 0; ; k++ {
-		at := time.Duration(k+1) * time.Second
-		if at > length {
-			return nil
-		}
-		f := *show[k%len(show)]
-		f.Seq, f.At = uint64(k), media.At(began.Add(at), at)
-		start := time.Now()
-		if _, err := l.Look(ctx, &f); err != nil {
-			return err
-		}
-		if at > time.Minute && at%time.Hour >= time.Minute && at <= length-time.Minute {
-			continue
-		}
-		if _, err := l.Say(ctx, pipeline.Request{Task: pipeline.Describe, MaxTokens: describeTokens}, nil); err != nil {
-			return err
-		}
-		update(at, time.Since(start))
+	a := &album{VisualEncoder: r.models.Encoder, kept: map[*uint8]pipeline.Encoded{}}
+	m := *r.models
+	m.Encoder = a
+	serving, stop := context.WithCancel(ctx)
+	batch := pipeline.NewBatcher(a, m.Info, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = batch.Run(serving) }) // returns no error
+	defer wg.Wait()
+	defer stop()
+	begin := func() (*watched, error) {
+		l, err := pipeline.NewLooker(&m, batch, 0)
+		return &watched{l: l, show: show, began: time.Now()}, err
 	}
+	old, err := begin()
+	if err != nil {
+		return out, err
+	}
+	defer old.l.Close()
+	for hour := 0; ; hour++ {
+		a.open = false
+		if _, err := old.updates(ctx, filled); err != nil {
+			return out, err
+		}
+		costs, err := old.updates(ctx, young-filled)
+		if err != nil {
+			return out, err
+		}
+		out.Hours = append(out.Hours, median(costs))
+		if hour == 0 {
+			out.Early = bench.RSS()
+		}
+		next := min(time.Duration(hour+1)*time.Hour, length)
+		for a.open = true; time.Duration(old.n)*time.Second < next; {
+			if err := old.look(ctx); err != nil {
+				return out, err
+			}
+		}
+		if next == length {
+			break
+		}
+	}
+	out.Late = bench.RSS()
+	a.open = false
+	fresh, err := begin()
+	if err != nil {
+		return out, err
+	}
+	defer fresh.l.Close()
+	fresh.n = old.n // the same pictures
+	for k := range young {
+		pair := []*watched{old, fresh}
+		if k%2 == 1 { // neither is always the first
+			slices.Reverse(pair)
+		}
+		for _, w := range pair {
+			cost, err := w.update(ctx)
+			switch {
+			case err != nil:
+				return out, err
+			case k < filled:
+			case w == old:
+				out.Old = append(out.Old, cost)
+			default:
+				out.Young = append(out.Young, cost)
+			}
+		}
+	}
+	return out, nil
 }
 
 // questions are the standing prompts.
