@@ -3,9 +3,9 @@ GO ?= go
 ENV := eval "$$(scripts/deps.sh env)"
 LDFLAGS = -X github.com/lookout-video/lookout/internal/ort.defaultLibrary=$$LOOKOUT_ONNXRUNTIME
 
-.PHONY: help demo deps env build test test-browser test-kill lint fuzz bench bench-quick
+.PHONY: help demo deps env build test test-browser test-kill lint fuzz bench bench-quick smollm2 smollm2-server
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 demo: build ## the bundled video with everything embedded: page, words, Redis
 	bin/lookout demo
@@ -46,3 +46,9 @@ bench: build ## measure this machine beside the peers, within 40 minutes
 
 bench-quick: build ## the same within 8 minutes, with the peers that are there
 	$(ENV); bin/lookout bench --quick
+
+smollm2: ## a language model with real weights, for lookout chat and its tests (Python, 5 GB, once)
+	train/smollm2.sh
+
+smollm2-server: ## the same behind a real OpenAI-compatible server, and the remote engine's test against it
+	$(ENV); train/smollm2.sh server

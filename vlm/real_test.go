@@ -1,0 +1,120 @@
+package vlm
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// realModel is the folder that `make smollm2` writes, or LOOKOUT_SMOLLM2.
+func realModel(t *testing.T) *golden {
+	t.Helper()
+	dir := os.Getenv("LOOKOUT_SMOLLM2")
+	if dir == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir = filepath.Join(cache, "lookout", "models", "local--smollm2-135m")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "golden.json")); err != nil {
+		t.Skipf("NOT TESTED: no real language weights in %s; `make smollm2` makes them", dir)
+	}
+	return unpack(t, dir)
+}
+
+// SmolLM2-135M-Instruct says through Lookout what it says through transformers.
+func TestParityRealWeights(t *testing.T) {
+	g := realModel(t)
+	m, err := Open(g.dir, environment(t), Options{Precision: "fp32"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for _, c := range g.Cases {
+		t.Run(c.Question, func(t *testing.T) {
+			parity(t, g, m, c)
+			t.Logf("%q", m.tok.Decode(c.Greedy))
+		})
+	}
+}
+
+// The int4 file may be at most 3 % more surprised by a text than the fp32 one.
+func TestParityRealPerplexity(t *testing.T) {
+	g := realModel(t)
+	data, err := os.ReadFile(filepath.Join(g.dir, "golden.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reference struct {
+		Perplexity float64
+		Tokens     int
+	}
+	if err := json.Unmarshal(data, &reference); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("testdata/perplexity.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	env := environment(t)
+	measured := map[string]float64{}
+	for _, precision := range []string{"fp32", "q4"} {
+		m, err := Open(g.dir, env, Options{Precision: precision})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids := m.tok.Encode(string(text), true)
+		if len(ids) != reference.Tokens {
+			t.Errorf("%d tokens, the reference has %d", len(ids), reference.Tokens)
+		}
+		measured[precision] = perplexity(t, m, ids)
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	full, small := measured["fp32"], measured["q4"]
+	t.Logf("%d tokens: transformers %.4f, fp32 %.4f, int4 %.4f (%.2f %% more)", reference.Tokens, reference.Perplexity, full, small, 100*(small/full-1))
+	if math.Abs(full/reference.Perplexity-1) > 1e-3 {
+		t.Errorf("fp32 %.4f, transformers %.4f", full, reference.Perplexity)
+	}
+	if small > 1.03*full {
+		t.Errorf("int4 %.4f, fp32 %.4f: more than 3 %% worse", small, full)
+	}
+}
+
+func perplexity(t *testing.T, m *Model, ids []int) float64 {
+	t.Helper()
+	d := m.g.newDecoder()
+	defer d.close()
+	var sum float64
+	for from := 0; from < len(ids)-1; from += chunk {
+		part := ids[from:min(from+chunk, len(ids)-1)]
+		raw := make([]int64, len(part))
+		for i, id := range part {
+			raw[i] = int64(id)
+		}
+		embeds, err := m.embeddings(t.Context(), raw)
+		if err == nil {
+			err = d.read(t.Context(), embeds, nil, len(raw))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows := d.logits // one token has no others
+		if len(part) > 1 {
+			rows = d.all
+		}
+		for i := range part {
+			row := rows[i*m.g.vocab : (i+1)*m.g.vocab]
+			var total float64
+			for _, x := range row {
+				total += math.Exp(float64(x))
+			}
+			sum += math.Log(total) - float64(row[ids[from+i+1]])
+		}
+	}
+	return math.Exp(sum / float64(len(ids)-1))
+}
