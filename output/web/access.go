@@ -307,6 +307,10 @@ func status(code string) int {
 		return http.StatusNotFound
 	case "exists":
 		return http.StatusConflict
+	case "precondition_failed":
+		return http.StatusPreconditionFailed
+	case "precondition_required":
+		return http.StatusPreconditionRequired
 	case "rate_limited":
 		return http.StatusTooManyRequests
 	case "busy":

@@ -456,7 +456,8 @@ func (s *Server) owned(r *http.Request) (string, error) {
 	return id, nil
 }
 
-func (s *Server) trickle(w http.ResponseWriter, r *http.Request) {
+// patch adds ICE candidates to a session or restarts its ICE (RFC 9725).
+func (s *Server) patch(w http.ResponseWriter, r *http.Request) {
 	id, err := s.owned(r)
 	if err != nil {
 		s.fail(w, r, err)
@@ -467,14 +468,21 @@ func (s *Server) trickle(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b, err := io.ReadAll(r.Body)
+	var a webrtc.Answer
 	if err == nil {
-		err = s.rtc.Trickle(id, string(b))
+		a, err = s.rtc.Patch(r.Context(), id, r.Header.Get("If-Match"), string(b))
 	}
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	w.WriteHeader(http.StatusNoContent)
+	if a.SDP == "" {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	w.Header().Set("Content-Type", "application/trickle-ice-sdpfrag")
+	w.Header().Set("ETag", a.ETag)
+	_, _ = io.WriteString(w, a.SDP)
 }
 
 func (s *Server) endSession(w http.ResponseWriter, r *http.Request) {

@@ -190,10 +190,10 @@ func (s *Server) handler() http.Handler {
 	open("GET /api/protocol.schema.json", static("application/schema+json", webrtc.Schema))
 
 	in("POST /whep/{stream}", s.whep)
-	in("PATCH /whep/{stream}/{session}", s.trickle)
+	in("PATCH /whep/{stream}/{session}", s.patch)
 	in("DELETE /whep/{stream}/{session}", s.endSession)
 	in("POST /whip/{stream}", s.whip)
-	in("PATCH /whip/{stream}/{session}", s.trickle)
+	in("PATCH /whip/{stream}/{session}", s.patch)
 	in("DELETE /whip/{stream}/{session}", s.endSession)
 
 	files, err := fs.Sub(page, "page")

@@ -381,6 +381,37 @@ func TestAPI(t *testing.T) {
 	h.want(t, 400, "POST", "/api/streams", `{"name":"`+strings.Repeat("x", 300<<10)+`"}`)
 }
 
+// TestPatch goes through the conditions of RFC 9725, section 4.3.
+func TestPatch(t *testing.T) {
+	h := newHouse(t, web.Config{})
+	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
+	offer := "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\na=recvonly\r\na=rtcp-mux\r\n" +
+		"a=ice-ufrag:abcd\r\na=ice-pwd:0123456789abcdef012345\r\na=setup:actpass\r\na=fingerprint:sha-256 " + strings.Repeat("00:", 31) + "00\r\n" +
+		"a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1;profile-level-id=42e01f\r\n"
+	code, head, body := h.req(t, "POST", "/whep/yard", offer, "Content-Type: application/sdp")
+	path, etag := head.Get("Location"), head.Get("ETag")
+	if code != 201 || etag == "" || head.Get("Accept-Patch") != "application/trickle-ice-sdpfrag" {
+		t.Fatalf("%d %v %s", code, head, body)
+	}
+	const kind = "Content-Type: application/trickle-ice-sdpfrag"
+	const candidate = "a=ice-ufrag:abcd\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:0\r\na=candidate:1 1 udp 2130706431 127.0.0.1 40000 typ host\r\n"
+	const restart = "a=ice-ufrag:efgh\r\na=ice-pwd:0123456789abcdefABCDEF\r\n"
+	h.want(t, 415, "PATCH", path, candidate, "If-Match: "+etag)
+	h.want(t, 428, "PATCH", path, candidate, kind)
+	h.want(t, 412, "PATCH", path, candidate, kind, `If-Match: "of-before"`)
+	h.want(t, 400, "PATCH", path, "nonsense", kind, "If-Match: "+etag)
+	h.want(t, 404, "PATCH", strings.Replace(path, "/whep/", "/whip/", 1), candidate, kind, "If-Match: "+etag)
+	h.want(t, 204, "PATCH", path, candidate, kind, "If-Match: "+etag)
+	h.want(t, 400, "PATCH", path, "a=ice-ufrag:efgh\r\n", kind, "If-Match: *") // and the session stays
+	code, head, body = h.req(t, "PATCH", path, restart, kind, "If-Match: *")
+	if code != 200 || head.Get("ETag") == "" || head.Get("ETag") == etag || head.Get("Content-Type") != "application/trickle-ice-sdpfrag" || !strings.Contains(body, "a=ice-pwd:") {
+		t.Fatalf("restart: %d %v %s", code, head, body)
+	}
+	h.want(t, 412, "PATCH", path, candidate, kind, "If-Match: "+etag)
+	h.want(t, 204, "PATCH", path, strings.Replace(candidate, "abcd", "efgh", 1), kind, "If-Match: "+head.Get("ETag"))
+	h.want(t, 200, "DELETE", path, "", `If-Match: "of-before"`) // ignored here
+}
+
 // follower reads server-sent events.
 type follower struct {
 	t    *testing.T

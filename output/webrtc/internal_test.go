@@ -121,13 +121,22 @@ func TestAssemblerHoldsBackWhatCannotBeDecoded(t *testing.T) {
 	}
 }
 
+func TestHiddenAlsoWithoutMulticast(t *testing.T) {
+	const name = "a=candidate:1 1 udp 2130706431 5e6c.local 40000 typ host\r\n"
+	const own = "a=candidate:2 1 udp 2130706431 192.168.1.7 40000 typ host generation 0\r\na=candidate:3 1 tcp 1671430143 fe80::1 9 typ host tcptype passive\r\n"
+	const outside = "a=candidate:4 1 udp 1694498815 203.0.113.7 40000 typ srflx raddr 0.0.0.0 rport 40000\r\n"
+	if got := hide("v=0\r\n" + name + own + outside); got != "v=0\r\n"+name+outside {
+		t.Errorf("told:\n%s", got)
+	}
+}
+
 func FuzzTrickle(f *testing.F) {
 	f.Add("a=ice-ufrag:abcd\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:0\r\na=candidate:1 1 udp 2130706431 127.0.0.1 40000 typ host\r\na=end-of-candidates\r\n")
 	f.Add("\n\n=\n")
 	f.Fuzz(func(t *testing.T, body string) {
-		_, candidates, err := parseFragment(body)
-		if err == nil && len(candidates) > 64 {
-			t.Errorf("%d candidates", len(candidates))
+		frag, err := parseFragment(body)
+		if err == nil && len(frag.candidates) > 64 {
+			t.Errorf("%d candidates", len(frag.candidates))
 		}
 	})
 }

@@ -194,11 +194,16 @@ func (n *network) connect(o offered) (*pion.PeerConnection, error) {
 	return api.NewPeerConnection(pion.Configuration{ICEServers: n.servers})
 }
 
-// parseFragment reads the body of a trickle ICE PATCH (RFC 8840): the
-// candidates it adds and the user fragment they belong to.
-func parseFragment(body string) (ufrag string, candidates []pion.ICECandidateInit, err error) {
+// fragment is the body of a PATCH (RFC 8840): candidates to add, or the
+// credentials of a new ICE session.
+type fragment struct {
+	ufrag, pwd string
+	candidates []pion.ICECandidateInit
+}
+
+func parseFragment(body string) (f fragment, err error) {
 	if len(body) > 32<<10 {
-		return "", nil, fmt.Errorf("%w trickle fragment: longer than 32 KB", ErrInvalid)
+		return f, fmt.Errorf("%w fragment: longer than 32 KB", ErrInvalid)
 	}
 	var mid *string
 	index := uint16(0)
@@ -208,7 +213,7 @@ func parseFragment(body string) (ufrag string, candidates []pion.ICECandidateIni
 		switch {
 		case line == "":
 		case len(line) < 2 || line[1] != '=':
-			return "", nil, fmt.Errorf("%w trickle fragment: line %.40q", ErrInvalid, line)
+			return f, fmt.Errorf("%w fragment: line %.40q", ErrInvalid, line)
 		case strings.HasPrefix(line, "m="):
 			if !first {
 				index++
@@ -218,14 +223,77 @@ func parseFragment(body string) (ufrag string, candidates []pion.ICECandidateIni
 			v := line[len("a=mid:"):]
 			mid = &v
 		case strings.HasPrefix(line, "a=ice-ufrag:"):
-			ufrag = line[len("a=ice-ufrag:"):]
+			f.ufrag = line[len("a=ice-ufrag:"):]
+		case strings.HasPrefix(line, "a=ice-pwd:"):
+			f.pwd = line[len("a=ice-pwd:"):]
 		case strings.HasPrefix(line, "a=candidate:"):
-			if len(candidates) == 64 {
-				return "", nil, fmt.Errorf("%w trickle fragment: more than 64 candidates", ErrInvalid)
+			if len(f.candidates) == 64 {
+				return f, fmt.Errorf("%w fragment: more than 64 candidates", ErrInvalid)
 			}
 			i := index
-			candidates = append(candidates, pion.ICECandidateInit{Candidate: line[2:], SDPMid: mid, SDPMLineIndex: &i})
+			f.candidates = append(f.candidates, pion.ICECandidateInit{Candidate: line[2:], SDPMid: mid, SDPMLineIndex: &i})
 		}
 	}
-	return ufrag, candidates, nil
+	return f, nil
+}
+
+// offer is old with f's credentials and none of its candidates.
+func (f fragment) offer(old string) (string, error) {
+	for _, c := range []struct {
+		text   string
+		atMost int
+		least  int
+	}{{f.ufrag, 256, 4}, {f.pwd, 256, 22}} { // RFC 8839
+		if len(c.text) < c.least || len(c.text) > c.atMost || strings.Trim(c.text, iceChars) != "" {
+			return "", fmt.Errorf("%w fragment: ice-ufrag or ice-pwd are missing or none", ErrInvalid)
+		}
+	}
+	var d sdp.SessionDescription
+	if err := d.UnmarshalString(old); err != nil {
+		return "", fmt.Errorf("webrtc: offer again: %w", err)
+	}
+	d.Origin.SessionVersion++
+	renew := func(in []sdp.Attribute) (out []sdp.Attribute) {
+		for _, a := range in {
+			switch a.Key {
+			case "candidate", "end-of-candidates":
+				continue
+			case "ice-ufrag":
+				a.Value = f.ufrag
+			case "ice-pwd":
+				a.Value = f.pwd
+			}
+			out = append(out, a)
+		}
+		return out
+	}
+	d.Attributes = renew(d.Attributes)
+	for _, m := range d.MediaDescriptions {
+		m.Attributes = renew(m.Attributes)
+	}
+	b, err := d.Marshal()
+	return string(b), err
+}
+
+const iceChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+// fragmentOf is what of an answer tells its ICE session. All sections are
+// bundled, so that of the first one holds for all.
+func fragmentOf(answer string) (string, error) {
+	var d sdp.SessionDescription
+	if err := d.UnmarshalString(answer); err != nil || len(d.MediaDescriptions) == 0 {
+		return "", fmt.Errorf("webrtc: own answer: %v", err)
+	}
+	m := d.MediaDescriptions[0]
+	var b strings.Builder
+	fmt.Fprintf(&b, "m=%s\r\n", m.MediaName.String())
+	for _, a := range append(d.Attributes, m.Attributes...) {
+		switch a.Key {
+		case "mid", "ice-ufrag", "ice-pwd", "candidate":
+			fmt.Fprintf(&b, "a=%s:%s\r\n", a.Key, a.Value)
+		case "end-of-candidates":
+			b.WriteString("a=end-of-candidates\r\n")
+		}
+	}
+	return b.String(), nil
 }

@@ -77,7 +77,8 @@ type Request struct {
 // Error says why a request failed.
 type Error struct {
 	// Code is invalid, forbidden, not_found, exists, busy, rate_limited,
-	// timeout or internal.
+	// timeout or internal; of Patch also precondition_required and
+	// precondition_failed.
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }

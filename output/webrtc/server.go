@@ -7,6 +7,8 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -106,10 +108,10 @@ func (st *Stats) add(x *session) {
 
 // Answer is the server's side of a new session.
 type Answer struct {
-	// Session names it for Trickle and End; who knows the name may end it.
+	// Session names it for Patch and End; who knows the name may end it.
 	Session string
 	SDP     string
-	// ETag names the ICE credentials that Trickle's fragments must fit.
+	// ETag names the ICE session that Patch's fragments must be for.
 	ETag string
 }
 
@@ -157,27 +159,43 @@ func (s *Server) find(id string) (*session, error) {
 	return nil, fmt.Errorf("webrtc: session %w", ErrNotFound)
 }
 
-// Trickle adds the candidates of a fragment (application/trickle-ice-sdpfrag)
-// to a session. ICE restarts are refused with ErrInvalid: viewers begin a new
-// session instead.
-func (s *Server) Trickle(session, fragment string) error {
-	ufrag, candidates, err := parseFragment(fragment)
+// Patch applies a fragment (application/trickle-ice-sdpfrag) to a session, as
+// RFC 9725 has it: it adds candidates or, when the fragment brings other ICE
+// credentials, restarts ICE. match is the request's If-Match: the ETag of the
+// ICE session that the fragment is for, or "*". It returns the code
+// precondition_required when match is empty and precondition_failed when it is
+// of an earlier ICE session. SDP and ETag of the result are empty when
+// candidates were added; after a restart SDP is the server's own fragment.
+func (s *Server) Patch(ctx context.Context, session, match, fragment string) (Answer, error) {
+	f, err := parseFragment(fragment)
 	if err != nil {
-		return err
+		return Answer{}, err
 	}
 	x, err := s.find(session)
 	if err != nil {
-		return err
+		return Answer{}, err
 	}
-	if ufrag != "" && ufrag != x.remoteUfrag {
-		return fmt.Errorf("%w trickle fragment: other ICE credentials; begin a new session to restart ICE", ErrInvalid)
+	x.ice.Lock()
+	defer x.ice.Unlock()
+	switch match {
+	case "":
+		return Answer{}, &Error{"precondition_required", "send If-Match with the session's ETag, or * to restart ICE"}
+	case "*", x.etag:
+	default:
+		return Answer{}, &Error{"precondition_failed", "the fragment is for an earlier ICE session; send it with the newest ETag, or restart ICE with If-Match: *"}
 	}
-	for _, c := range candidates {
-		if err := x.pc.AddICECandidate(c); err != nil {
-			return fmt.Errorf("%w candidate: %v", ErrInvalid, err)
+	a := Answer{}
+	if f.ufrag != "" && f.ufrag != x.remoteUfrag {
+		if a, err = x.restart(ctx, f); err != nil {
+			return Answer{}, err
 		}
 	}
-	return nil
+	for _, c := range f.candidates {
+		if err := x.pc.AddICECandidate(c); err != nil {
+			return Answer{}, fmt.Errorf("%w candidate: %v", ErrInvalid, err)
+		}
+	}
+	return a, nil
 }
 
 // End ends a session and waits until it is gone.
@@ -205,12 +223,13 @@ func (s *Server) Owner(session string) (stream string, publishes bool, err error
 	return x.stream, x.publishes, nil
 }
 
-// settle applies the offer and returns the complete answer.
+// settle applies the offer and returns the complete answer. It is called once,
+// and then by restart with x.ice held.
 func (x *session) settle(ctx context.Context, offer string) (Answer, error) {
 	if err := x.pc.SetRemoteDescription(pion.SessionDescription{Type: pion.SDPTypeOffer, SDP: offer}); err != nil {
 		return Answer{}, fmt.Errorf("%w offer: %v", ErrInvalid, err)
 	}
-	x.remoteUfrag = sdpValue(offer, "a=ice-ufrag:")
+	x.offer, x.remoteUfrag = offer, sdpValue(offer, "a=ice-ufrag:")
 	answer, err := x.pc.CreateAnswer(nil)
 	if err != nil {
 		return Answer{}, fmt.Errorf("%w offer: %v", ErrInvalid, err)
@@ -230,7 +249,44 @@ func (x *session) settle(ctx context.Context, offer string) (Answer, error) {
 		return Answer{}, ctx.Err()
 	}
 	local := x.pc.LocalDescription().SDP
-	return Answer{Session: x.id, SDP: local, ETag: `"` + sdpValue(local, "a=ice-ufrag:") + `"`}, nil
+	if x.srv.cfg.HideAddresses {
+		local = hide(local)
+	}
+	x.etag = `"` + sdpValue(local, "a=ice-ufrag:") + `"`
+	return Answer{Session: x.id, SDP: local, ETag: x.etag}, nil
+}
+
+// hide takes the addresses of this machine out of sdp. pion gives names in
+// their place, but not where multicast DNS cannot be had; a viewer is then
+// reached by its own candidates alone.
+func hide(sdp string) string {
+	var b strings.Builder
+	for line := range strings.Lines(sdp) {
+		f := strings.Fields(line)
+		if strings.HasPrefix(line, "a=candidate:") && len(f) > 7 && f[7] == "host" && net.ParseIP(f[4]) != nil {
+			continue
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}
+
+// restart begins a new ICE session under the old connection: the offer again,
+// with the client's new credentials. Media goes on when a way is found.
+func (x *session) restart(ctx context.Context, f fragment) (Answer, error) {
+	offer, err := f.offer(x.offer)
+	if err != nil {
+		return Answer{}, err
+	}
+	a, err := x.settle(ctx, offer)
+	if err != nil {
+		return Answer{}, err
+	}
+	x.log.Info("ICE restarted")
+	if a.SDP, err = fragmentOf(a.SDP); err != nil {
+		return Answer{}, err
+	}
+	return a, nil
 }
 
 func newID() string { return rand.Text() }

@@ -22,9 +22,13 @@ type session struct {
 	log       *slog.Logger
 	pc        *pion.PeerConnection
 
+	ice         sync.Mutex // held while the ICE session is looked at or changed
+	offer       string     // the one in force
 	remoteUfrag string
-	connected   chan struct{} // closed once
-	done        chan struct{} // closed when all is over
+	etag        string // of the ICE session
+
+	connected chan struct{} // closed once
+	done      chan struct{} // closed when all is over
 
 	ctx context.Context
 	end func(reason string)

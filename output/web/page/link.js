@@ -81,6 +81,7 @@ export class Link {
         return;
       }
       this.resource = resource;
+      this.etag = res.headers.get('ETag');
       await pc.setRemoteDescription({ type: 'answer', sdp: await res.text() });
       this.flush?.();
     } catch (e) {
@@ -96,7 +97,7 @@ export class Link {
       const ufrag = /a=ice-ufrag:(.*)/.exec(pc.localDescription.sdp)?.[1].trim();
       const body = `a=ice-ufrag:${ufrag}\r\nm=video 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n` + found.map(c => `a=${c}\r\n`).join('');
       found = [];
-      call('PATCH', this.resource, body, { 'Content-Type': 'application/trickle-ice-sdpfrag' }).catch(() => {});
+      call('PATCH', this.resource, body, { 'Content-Type': 'application/trickle-ice-sdpfrag', 'If-Match': this.etag }).catch(() => {});
     };
     pc.onicecandidate = mine(e => {
       if (!e.candidate?.candidate) return;
