@@ -142,20 +142,25 @@ type WebRTC struct {
 
 // Redis is where events go.
 type Redis struct {
-	URL            string        `yaml:"url" json:"url" doc:"redis://, rediss:// ; empty: off"`
-	Addrs          []string      `yaml:"addrs" json:"addrs" doc:"nodes of a Cluster, or Sentinels, instead of url"`
-	SentinelMaster string        `yaml:"sentinel_master" json:"sentinel_master" doc:"name of the master that the Sentinels watch"`
-	Username       string        `yaml:"username" json:"username" doc:"ACL user"`
-	Password       string        `yaml:"password" json:"password" doc:"better from LOOKOUT_REDIS_PASSWORD"`
-	CAFile         string        `yaml:"ca_file" json:"ca_file" doc:"certificate authority of rediss://"`
-	CertFile       string        `yaml:"cert_file" json:"cert_file" doc:"this client's certificate"`
-	KeyFile        string        `yaml:"key_file" json:"key_file" doc:"and its key"`
-	Cluster        bool          `yaml:"cluster" json:"cluster" doc:"the server is a Cluster, also with one address"`
-	NoAll          bool          `yaml:"no_all" json:"no_all" doc:"leave out the stream of all cameras"`
-	Prefix         string        `yaml:"prefix" json:"prefix" doc:"first part of every key"`
-	MaxLen         int64         `yaml:"max_len" json:"max_len" doc:"entries kept of each camera, about"`
-	MaxAge         time.Duration `yaml:"max_age" json:"max_age" doc:"age of entries kept, instead of max_len"`
-	Notify         bool          `yaml:"notify" json:"notify" doc:"publish a Pub/Sub notice of each event"`
+	URL              string        `yaml:"url" json:"url" doc:"redis://, rediss:// ; empty: off"`
+	Addrs            []string      `yaml:"addrs" json:"addrs" doc:"nodes of a Cluster, or Sentinels, instead of url"`
+	Username         string        `yaml:"username" json:"username" doc:"ACL user"`
+	Password         string        `yaml:"password" json:"password" doc:"better from LOOKOUT_REDIS_PASSWORD"`
+	DB               int           `yaml:"db" json:"db" doc:"database; a Cluster has only 0"`
+	SentinelMaster   string        `yaml:"sentinel_master" json:"sentinel_master" doc:"name of the master that the Sentinels watch"`
+	SentinelUsername string        `yaml:"sentinel_username" json:"sentinel_username" doc:"ACL user of the Sentinels themselves"`
+	SentinelPassword string        `yaml:"sentinel_password" json:"sentinel_password" doc:"and its password; better from LOOKOUT_REDIS_SENTINEL_PASSWORD"`
+	Cluster          bool          `yaml:"cluster" json:"cluster" doc:"the server is a Cluster, also with one address"`
+	TLS              bool          `yaml:"tls" json:"tls" doc:"TLS where addrs is used; rediss:// and each file below imply it"`
+	CAFile           string        `yaml:"ca_file" json:"ca_file" doc:"certificate authority of the server; empty: the system's"`
+	CertFile         string        `yaml:"cert_file" json:"cert_file" doc:"this client's certificate"`
+	KeyFile          string        `yaml:"key_file" json:"key_file" doc:"and its key"`
+	ServerName       string        `yaml:"server_name" json:"server_name" doc:"name in the server's certificate; empty: the host that is dialled"`
+	NoAll            bool          `yaml:"no_all" json:"no_all" doc:"leave out the stream of all cameras"`
+	Prefix           string        `yaml:"prefix" json:"prefix" doc:"first part of every key"`
+	MaxLen           int64         `yaml:"max_len" json:"max_len" doc:"entries kept of each camera, about"`
+	MaxAge           time.Duration `yaml:"max_age" json:"max_age" doc:"age of entries kept, besides max_len"`
+	Notify           bool          `yaml:"notify" json:"notify" doc:"publish a Pub/Sub notice of each event"`
 }
 
 // Webhook posts events.
@@ -343,6 +348,7 @@ func (c Config) Redacted() Config {
 	}
 	hide(&c.Web.Token)
 	hide(&c.Redis.Password)
+	hide(&c.Redis.SentinelPassword)
 	c.Redis.URL = media.RedactURL(c.Redis.URL)
 	c.Webhook.URL = media.RedactURL(c.Webhook.URL)
 	c.MQTT.URL = media.RedactURL(c.MQTT.URL)

@@ -99,6 +99,16 @@ func (c *Config) Validate() error {
 			bad("redis.addrs", "give url or addrs, not both")
 		}
 	}
+	switch r := c.Redis; {
+	case r.Cluster && r.SentinelMaster != "":
+		bad("redis.cluster", "give cluster or sentinel_master, not both")
+	case r.SentinelMaster == "" && (r.SentinelUsername != "" || r.SentinelPassword != ""):
+		bad("redis.sentinel_master", "missing; sentinel_username and sentinel_password are for Sentinels")
+	case r.DB != 0 && (r.Cluster || len(r.Addrs) > 1 && r.SentinelMaster == ""):
+		bad("redis.db", "a Cluster has only database 0; use prefix to keep things apart")
+	case (r.CertFile == "") != (r.KeyFile == ""):
+		bad("redis.key_file", "cert_file and key_file come together")
+	}
 	if c.Webhook.URL != "" {
 		if u, err := url.Parse(c.Webhook.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 			bad("webhook.url", "must be an http(s) address")

@@ -38,7 +38,7 @@ type Config struct {
 	// DB is the database; it overrides the URL's. A cluster has only 0.
 	DB int
 
-	// TLS turns TLS on, as does a rediss:// URL or a CAFile.
+	// TLS turns TLS on, as do a rediss:// URL and each of the fields below.
 	TLS bool
 	// CAFile holds the certificates to trust, PEM. It defaults to the system's.
 	CAFile string
@@ -150,7 +150,16 @@ func (c *Config) options() (*goredis.UniversalOptions, string, error) {
 	if o.DB != 0 && (c.Cluster || len(o.Addrs) > 1 && c.MasterName == "") {
 		return nil, "", fmt.Errorf("redis: database %d on a cluster, which has only 0; use a prefix to keep things apart", o.DB)
 	}
-	if c.TLS || c.CAFile != "" || c.CertFile != "" {
+	if c.Cluster && c.MasterName != "" {
+		return nil, "", errors.New("redis: a cluster and a sentinel master at once; give one of them")
+	}
+	if c.MasterName == "" && (c.SentinelUsername != "" || c.SentinelPassword != "") {
+		return nil, "", errors.New("redis: the Sentinels' user or password without sentinel_master")
+	}
+	if parsed.Network == "unix" && (c.Cluster || c.MasterName != "") {
+		return nil, "", errors.New("redis: a unix socket leads to one server only; give host:port for a cluster or Sentinels")
+	}
+	if c.TLS || c.CAFile != "" || c.CertFile != "" || c.KeyFile != "" || c.ServerName != "" {
 		if o.TLSConfig == nil {
 			o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 			if len(o.Addrs) == 1 { // several: each host is checked by its own name

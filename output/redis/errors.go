@@ -53,13 +53,18 @@ func (c *Client) fix(err error) string {
 		ua  x509.UnknownAuthorityError
 		hn  x509.HostnameError
 		rec tls.RecordHeaderError
+		inv x509.CertificateInvalidError
 	)
-	says := ""
+	says, text := "", err.Error()
 	switch {
+	case errors.As(err, &inv) && inv.Reason == x509.Expired:
+		says = "its certificate has expired, or this machine's clock is wrong"
+	case strings.Contains(text, "tls: certificate required"), strings.Contains(text, "tls: bad certificate"), strings.Contains(text, "tls: unknown certificate authority"):
+		says = "it wants a client certificate that it trusts: set cert_file and key_file"
 	case errors.As(err, &ua):
 		says = "its certificate is not of a known authority: set ca_file"
 	case errors.As(err, &hn):
-		says = "its certificate is for another name: use that name as the address"
+		says = "its certificate is for another name: use that name as the address, or set server_name"
 	case errors.As(err, &rec):
 		says = "it does not speak TLS on this port: use redis:// in place of rediss://, or its TLS port"
 	case errors.As(err, &dns):
@@ -75,11 +80,13 @@ func (c *Client) fix(err error) string {
 		}
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		says = "it closed the connection: it may be restarting, or speak TLS only (rediss://)"
+	case strings.Contains(text, "all sentinels") && errors.Is(err, goredis.Nil):
+		return "the Sentinels do not know this primary: check sentinel_master: "
 	case errors.As(err, &re):
 		for _, f := range fixes {
 			// A script's error has the command's error after its own words.
-			if strings.HasPrefix(err.Error(), f.prefix) || strings.Contains(err.Error(), " "+f.prefix+" ") ||
-				f.prefix == "NOPERM" && strings.Contains(err.Error(), "can't run this command") {
+			if strings.HasPrefix(text, f.prefix) || strings.Contains(text, " "+f.prefix+" ") ||
+				f.prefix == "NOPERM" && strings.Contains(text, "can't run this command") {
 				says = f.says
 				break
 			}
@@ -89,6 +96,11 @@ func (c *Client) fix(err error) string {
 	}
 	if says == "" {
 		return ""
+	}
+	if strings.Contains(text, "all sentinels") {
+		// What is told of "it" was told of a Sentinel; their passwords are their own.
+		says = "its Sentinels: " + strings.NewReplacer("set password, and username for", "set sentinel_password, and sentinel_username for",
+			"the user name or password is wrong", "sentinel_username or sentinel_password is wrong").Replace(says)
 	}
 	return says + ": "
 }

@@ -161,15 +161,19 @@ func TestConfigErrors(t *testing.T) {
 		cfg  redis.Config
 		want string
 	}{
-		"scheme":          {redis.Config{URL: "http://u:s3cret@host"}, "redis://"},
-		"unreadable":      {redis.Config{URL: "redis://u:s3cret%zz@host"}, "%XX"},
-		"port":            {redis.Config{URL: "redis://u:s3cret@host:port"}, "redis://"},
-		"db":              {redis.Config{URL: "redis://u:s3cret@host/x"}, "redis://"},
-		"db on a cluster": {redis.Config{Cluster: true, DB: 1}, "prefix"},
-		"no CA file":      {redis.Config{CAFile: "/nowhere.pem"}, "CA file"},
-		"CA file not PEM": {redis.Config{CAFile: "server_test.go"}, "no PEM"},
-		"half a key pair": {redis.Config{CertFile: "x"}, "key_file"},
-		"key pair unread": {redis.Config{CertFile: "x", KeyFile: "y"}, "client certificate"},
+		"scheme":           {redis.Config{URL: "http://u:s3cret@host"}, "redis://"},
+		"unreadable":       {redis.Config{URL: "redis://u:s3cret%zz@host"}, "%XX"},
+		"port":             {redis.Config{URL: "redis://u:s3cret@host:port"}, "redis://"},
+		"db":               {redis.Config{URL: "redis://u:s3cret@host/x"}, "redis://"},
+		"db on a cluster":  {redis.Config{Cluster: true, DB: 1}, "prefix"},
+		"no CA file":       {redis.Config{CAFile: "/nowhere.pem"}, "CA file"},
+		"CA file not PEM":  {redis.Config{CAFile: "server_test.go"}, "no PEM"},
+		"half a key pair":  {redis.Config{CertFile: "x"}, "key_file"},
+		"a key alone":      {redis.Config{KeyFile: "x"}, "cert_file"},
+		"two ways at once": {redis.Config{Cluster: true, MasterName: "yard"}, "one of them"},
+		"no master":        {redis.Config{SentinelPassword: "s3cret"}, "without sentinel_master"},
+		"socket and more":  {redis.Config{URL: "unix:///x.sock", MasterName: "yard"}, "one server only"},
+		"key pair unread":  {redis.Config{CertFile: "x", KeyFile: "y"}, "client certificate"},
 	} {
 		_, err := redis.Open(c.cfg)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -180,8 +184,27 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
-// certs makes a CA and a certificate for 127.0.0.1 that serves both sides.
-func certs(t *testing.T) (ca, cert, key string) {
+// A server that is dialled by its address and has a certificate for its name.
+func TestServerName(t *testing.T) {
+	ca, cert, key := certs(t, "redis.example.com")
+	addr := freeAddr(t)
+	_, port, _ := net.SplitHostPort(addr)
+	redistest.Start(t, "--save", "", "--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", ca, "--tls-auth-clients", "no")
+	for _, cfg := range []redis.Config{{URL: "rediss://" + addr}, {Addrs: []string{addr}}} {
+		cfg.CAFile = ca
+		if err := redistest.Open(t, cfg).Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "set server_name") {
+			t.Errorf("without the name: %v", err)
+		}
+		cfg.ServerName = "redis.example.com"
+		if err := redistest.Open(t, cfg).Ping(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// certs makes a CA and a certificate that serves both sides: for name, or for
+// 127.0.0.1 when there is none.
+func certs(t *testing.T, name string) (ca, cert, key string) {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, kind string, der []byte) string {
@@ -199,26 +222,24 @@ func certs(t *testing.T) (ca, cert, key string) {
 		return b
 	}
 	caKey, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	caT := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	caT := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA " + rand.Text()}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	caDER := must(x509.CreateCertificate(rand.Reader, caT, caT, &caKey.PublicKey, caKey))
 	k, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "redis"}, NotBefore: caT.NotBefore, NotAfter: caT.NotAfter,
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	if name != "" {
+		leaf.IPAddresses, leaf.DNSNames = nil, []string{name}
+	}
 	return write("ca.pem", "CERTIFICATE", caDER),
 		write("cert.pem", "CERTIFICATE", must(x509.CreateCertificate(rand.Reader, leaf, caT, &k.PublicKey, caKey))),
 		write("key.pem", "EC PRIVATE KEY", must(x509.MarshalECPrivateKey(k)))
 }
 
 func TestTLS(t *testing.T) {
-	ca, cert, key := certs(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
+	ca, cert, key := certs(t, "")
+	addr := freeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
-	l.Close()
 	redistest.Start(t, "--save", "", "--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", ca)
 	good := redis.Config{URL: "rediss://" + addr, CAFile: ca, CertFile: cert, KeyFile: key}
 	c := redistest.Open(t, good)
@@ -234,8 +255,9 @@ func TestTLS(t *testing.T) {
 		want   string
 	}{
 		"unknown authority": {func(c *redis.Config) { c.CAFile = "" }, "set ca_file"},
-		"another name":      {func(c *redis.Config) { c.ServerName = "example.org" }, "use that name"},
-		"no certificate":    {func(c *redis.Config) { c.CertFile, c.KeyFile = "", "" }, "certificate"},
+		"another name":      {func(c *redis.Config) { c.ServerName = "example.org" }, "set server_name"},
+		"no certificate":    {func(c *redis.Config) { c.CertFile, c.KeyFile = "", "" }, "set cert_file and key_file"},
+		"a strange one":     {func(c *redis.Config) { _, c.CertFile, c.KeyFile = certs(t, "") }, "set cert_file and key_file"},
 		"no TLS":            {func(c *redis.Config) { *c = redis.Config{URL: "redis://" + addr, Timeout: time.Second} }, "TLS"},
 	} {
 		cfg := good
@@ -343,29 +365,79 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+// startSentinel runs a Sentinel with the lines of conf and gives its address.
+func startSentinel(t *testing.T, conf ...string) string {
+	t.Helper()
+	addr := freeAddr(t)
+	_, port, _ := net.SplitHostPort(addr)
+	path := filepath.Join(t.TempDir(), "sentinel.conf")
+	if err := os.WriteFile(path, []byte(strings.Join(append([]string{"port " + port, "bind 127.0.0.1"}, conf...), "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "redis-server", path, "--sentinel")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	redistest.Wait(t, "the Sentinel to listen", func() bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	return addr
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// The Sentinels have a user of their own, and so has the primary.
+func TestSentinelsOwnUser(t *testing.T) {
+	primary := redistest.Start(t, "--save", "", "--requirepass", "primary-s3cret")
+	_, port, _ := net.SplitHostPort(primary.Addr())
+	saddr := startSentinel(t, "sentinel monitor yard 127.0.0.1 "+port+" 1", "sentinel auth-pass yard primary-s3cret",
+		"user default off", "user eyes on >sentinel-s3cret allchannels +@all")
+	good := redis.Config{Addrs: []string{saddr}, MasterName: "yard", Password: "primary-s3cret", SentinelUsername: "eyes", SentinelPassword: "sentinel-s3cret", Timeout: time.Second}
+	c := redistest.Open(t, good)
+	redistest.Wait(t, "the Sentinel to know the primary", func() bool { return c.Ping(t.Context()) == nil })
+	deliver(t, c, desc("a", 1))
+	for name, e := range map[string]struct {
+		change func(*redis.Config)
+		want   string
+	}{
+		"no user":               {func(c *redis.Config) { c.SentinelUsername, c.SentinelPassword = "", "" }, "set sentinel_password"},
+		"a wrong password":      {func(c *redis.Config) { c.SentinelPassword = "wrong-s3cret" }, "sentinel_password is wrong"},
+		"the primary's instead": {func(c *redis.Config) { c.SentinelUsername, c.SentinelPassword = "", "primary-s3cret" }, "sentinel_password is wrong"},
+		"another primary":       {func(c *redis.Config) { c.MasterName = "garden" }, "check sentinel_master"},
+		"the primary's missing": {func(c *redis.Config) { c.Password = "" }, "set password"},
+		"no Sentinel there":     {func(c *redis.Config) { c.Addrs = []string{freeAddr(t)} }, "its Sentinels: nothing listens there"},
+	} {
+		cfg := good
+		e.change(&cfg)
+		err := redistest.Open(t, cfg).Ping(t.Context())
+		if err == nil || !strings.Contains(err.Error(), e.want) {
+			t.Errorf("%s: got %v, want it to say %q", name, err, e.want)
+		} else if strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: a password is in: %v", name, err)
+		}
+	}
+}
+
 // TestSentinelFailover kills the primary: the replica takes over and nothing is
 // lost, not even what the primary had not passed on yet.
 func TestSentinelFailover(t *testing.T) {
 	primary := redistest.Start(t)
 	_, pport, _ := net.SplitHostPort(primary.Addr())
 	replica := redistest.Start(t, "--save", "", "--appendonly", "no", "--replicaof", "127.0.0.1 "+pport)
-	dir := t.TempDir()
-	conf := filepath.Join(dir, "sentinel.conf")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	saddr := l.Addr().String()
-	_, sport, _ := net.SplitHostPort(saddr)
-	l.Close()
-	if err := os.WriteFile(conf, []byte(fmt.Sprintf("port %s\nbind 127.0.0.1\nsentinel monitor yard 127.0.0.1 %s 1\nsentinel down-after-milliseconds yard 300\nsentinel failover-timeout yard 2000\n", sport, pport)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), "redis-server", conf, "--sentinel")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	saddr := startSentinel(t, "sentinel monitor yard 127.0.0.1 "+pport+" 1", "sentinel down-after-milliseconds yard 300", "sentinel failover-timeout yard 2000")
 
 	direct := redistest.Open(t, redis.Config{URL: replica.URL()})
 	info := func(c *redis.Client, section, want string) bool {
@@ -380,7 +452,7 @@ func TestSentinelFailover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	box, err := outbox.Open(outbox.Config{Path: filepath.Join(dir, "box.db"), Linger: time.Minute, MaxBackoff: 200 * time.Millisecond}, c)
+	box, err := outbox.Open(outbox.Config{Path: filepath.Join(t.TempDir(), "box.db"), Linger: time.Minute, MaxBackoff: 200 * time.Millisecond}, c)
 	if err != nil {
 		t.Fatal(err)
 	}

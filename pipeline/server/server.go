@@ -214,8 +214,9 @@ func (s *Server) openSinks() ([]event.Publisher, error) {
 
 // RedisConfig is the sink's configuration as the user wrote it.
 func RedisConfig(c configs.Redis) redis.Config {
-	return redis.Config{URL: c.URL, Addrs: c.Addrs, MasterName: c.SentinelMaster, Username: c.Username, Password: c.Password, CAFile: c.CAFile,
-		CertFile: c.CertFile, KeyFile: c.KeyFile, Cluster: c.Cluster, NoAll: c.NoAll,
+	return redis.Config{URL: c.URL, Addrs: c.Addrs, Cluster: c.Cluster, MasterName: c.SentinelMaster, Username: c.Username, Password: c.Password,
+		SentinelUsername: c.SentinelUsername, SentinelPassword: c.SentinelPassword, DB: c.DB,
+		TLS: c.TLS, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, ServerName: c.ServerName, NoAll: c.NoAll,
 		Prefix: c.Prefix, MaxLen: c.MaxLen, AllMaxLen: 10 * c.MaxLen, MaxAge: c.MaxAge, Notify: c.Notify}
 }
 
