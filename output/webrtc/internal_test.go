@@ -121,6 +121,40 @@ func TestAssemblerHoldsBackWhatCannotBeDecoded(t *testing.T) {
 	}
 }
 
+func TestCongestion(t *testing.T) {
+	var c congestion
+	now := time.Unix(1000, 0)
+	narrow := func(after time.Duration, lost ...uint8) bool {
+		now = now.Add(after)
+		for _, l := range lost {
+			c.report(l, now)
+		}
+		return c.narrow(now)
+	}
+	for i, step := range []struct {
+		after time.Duration
+		lost  []uint8
+		want  bool
+	}{
+		{0, []uint8{0, 10, 200, 0, 200}, false}, // a loss now and then
+		{0, []uint8{200}, true},
+		{thinAtLeast - 1, nil, true},
+		{1, nil, false},
+		{time.Second, []uint8{64, 64}, true}, // too early: now it is twice as long
+		{2*thinAtLeast - 1, nil, true},
+		{1, []uint8{64, 64}, true},
+		{4*thinAtLeast - 1, nil, true},
+		{1, []uint8{64, 64}, true},
+		{thinAtMost, nil, false},
+		{time.Hour, []uint8{64, 64}, true}, // forgotten
+		{thinAtLeast, nil, false},
+	} {
+		if got := narrow(step.after, step.lost...); got != step.want {
+			t.Errorf("step %d: %v", i, got)
+		}
+	}
+}
+
 func TestHiddenAlsoWithoutMulticast(t *testing.T) {
 	const name = "a=candidate:1 1 udp 2130706431 5e6c.local 40000 typ host\r\n"
 	const own = "a=candidate:2 1 udp 2130706431 192.168.1.7 40000 typ host generation 0\r\na=candidate:3 1 tcp 1671430143 fe80::1 9 typ host tcptype passive\r\n"

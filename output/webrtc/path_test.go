@@ -302,6 +302,67 @@ func TestICERestart(t *testing.T) {
 	})
 }
 
+// TestNarrowWay has one viewer behind a link that loses most of its video: it
+// gets key frames, learns what it lost, and recovers; the other one notices
+// nothing.
+func TestNarrowWay(t *testing.T) {
+	port := freePort(t)
+	s := newSite(t, webrtc.Config{UDPPort: port}, nil)
+	link := newRelay(t, "127.0.0.1", 0, port)
+	other := &collect{units: map[uint32][]byte{}, depay: depacketizer("vp8")}
+	s.subscribe(t, "eight", webrtc.SubscribeOptions{OnRTP: other.add})
+
+	p := newPeer(t, nil)
+	pictures, told := p.watch()
+	a, err := s.Play(t.Context(), webrtc.PlayRequest{Stream: "eight", Offer: p.offer(nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.take(a.SDP, link.candidate())
+	p.connected()
+	eventually(t, "pictures", func() bool { return pictures.Load() > 10 })
+	if n := s.Stats().LostPackets; n != 0 {
+		t.Errorf("%d pictures lost before", n)
+	}
+	link.lose.Store(70)
+	var lost uint64
+	eventually(t, "word of it", func() bool {
+		told.mu.Lock()
+		defer told.mu.Unlock()
+		lost = 0
+		for _, m := range told.lost {
+			lost += m.Pictures
+		}
+		return lost > 0
+	})
+	if n := s.Stats().LostPackets; n < lost {
+		t.Errorf("told of %d pictures, counted %d", lost, n)
+	}
+	link.lose.Store(0)
+	sch := schema(t)
+	told.mu.Lock()
+	for _, m := range told.lost {
+		valid(t, sch, m)
+		if m.Reason != "slow" || m.Stream != "eight" || m.Events != 0 {
+			t.Errorf("told %+v", m)
+		}
+	}
+	told.mu.Unlock()
+	n := pictures.Load()
+	eventually(t, "all pictures again", func() bool { return pictures.Load() > n+2*fake.FPS })
+
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	for i, ts := range other.order {
+		if i > 0 && picture(ts) != picture(other.order[i-1])+1 {
+			t.Fatalf("the other viewer gets picture %d after %d", picture(ts), picture(other.order[i-1]))
+		}
+	}
+	if behind := s.backend.Newest("eight").Frame - uint64(picture(other.order[len(other.order)-1])); behind > fake.FPS {
+		t.Errorf("the other viewer is %d pictures behind", behind)
+	}
+}
+
 // TestOverTCP has no UDP at all, as behind some firewalls.
 func TestOverTCP(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

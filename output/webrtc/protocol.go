@@ -37,11 +37,12 @@ type Message struct {
 	Event *event.Event `json:"event,omitempty"` // event, and the reply to ask
 	Delta *event.Delta `json:"delta,omitempty"`
 
-	// lost: how many events or deltas this viewer missed, and why: "slow" (its
-	// own connection) or "history" (older than what is kept).
-	Events uint64 `json:"events,omitempty"`
-	Deltas uint64 `json:"deltas,omitempty"`
-	Reason string `json:"reason,omitempty"`
+	// lost: how many events, deltas or pictures this viewer missed, and why:
+	// "slow" (its own connection) or "history" (older than what is kept).
+	Events   uint64 `json:"events,omitempty"`
+	Deltas   uint64 `json:"deltas,omitempty"`
+	Pictures uint64 `json:"pictures,omitempty"`
+	Reason   string `json:"reason,omitempty"`
 
 	// accepted and reply: ID is the request's. Prompt marks the deltas and the
 	// event that answer a question. A reply without Error is a success.

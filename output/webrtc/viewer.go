@@ -43,6 +43,7 @@ type viewer struct {
 	track   *pion.TrackLocalStaticRTP
 	sender  *pion.RTPSender
 	lostKey chan struct{} // the viewer asks for a key frame
+	link    congestion
 
 	questions *rate.Limiter
 	requests  *rate.Limiter
@@ -142,7 +143,11 @@ func (v *viewer) feedback() {
 			return
 		}
 		for _, p := range packets {
-			switch p.(type) {
+			switch p := p.(type) {
+			case *rtcp.ReceiverReport:
+				for _, r := range p.Reports {
+					v.link.report(r.FractionLost, time.Now())
+				}
 			case *rtcp.PictureLossIndication, *rtcp.FullIntraRequest:
 				select {
 				case v.lostKey <- struct{}{}:
@@ -152,6 +157,45 @@ func (v *viewer) feedback() {
 		}
 	}
 }
+
+// congestion finds out from the player's reports that the way to it is too
+// narrow. The camera's bits cannot be made fewer, so it gets key frames alone
+// for a while: some pictures whole instead of all of them broken.
+type congestion struct {
+	bad   int // reports in a row that tell of it
+	wait  time.Duration
+	until atomic.Int64 // key frames alone up to this time, in ns since 1970
+}
+
+const (
+	tooMuchLost = 64 // of 256 packets
+	thinAtLeast = 4 * time.Second
+	thinAtMost  = 30 * time.Second
+)
+
+// report takes the share of packets, in 256ths, that got lost of late. It is
+// for one goroutine.
+func (c *congestion) report(lost uint8, now time.Time) {
+	if lost < tooMuchLost {
+		c.bad = 0
+		return
+	}
+	if c.bad++; c.bad < 2 {
+		return
+	}
+	c.bad = 0
+	// Too narrow again so soon: it is tried later.
+	if last := time.Unix(0, c.until.Load()); now.Sub(last) < 2*thinAtLeast {
+		c.wait = min(2*c.wait, thinAtMost)
+	} else {
+		c.wait = thinAtLeast
+	}
+	c.until.Store(now.Add(c.wait).UnixNano())
+}
+
+// narrow tells whether it is the time of key frames alone. It is for any
+// goroutine.
+func (c *congestion) narrow(now time.Time) bool { return now.UnixNano() < c.until.Load() }
 
 // video sends the stream's packets with the stream's own RTP times.
 func (v *viewer) video() {
@@ -172,13 +216,15 @@ func (v *viewer) video() {
 	burst := 0
 
 	sub := v.tap.Subscribe()
-	var lost, before uint64 // this subscription's, and those before it
+	var before, thinned, told uint64 // dropped by earlier subscriptions; left out as the way is narrow; told to the viewer
+	var unseen uint64                // came before there was a key frame to begin with
 	leave := func() {
-		lost, before = 0, before+sub.Dropped()
+		before += sub.Dropped()
 		sub.Close()
 	}
 	defer func() { leave() }()
 	var lastKey time.Time
+	thin := false
 	for {
 		p, err := sub.Next(v.ctx)
 		if err != nil {
@@ -195,18 +241,34 @@ func (v *viewer) video() {
 		case <-v.lostKey:
 			// The key frame is at hand: begin again there instead of asking the
 			// camera, which serves others too. Once a second is enough.
-			if time.Since(lastKey) > time.Second {
+			if !thin && time.Since(lastKey) > time.Second {
 				leave()
 				sub = v.tap.Subscribe()
 				continue
 			}
 		default:
 		}
+		if v.link.narrow(time.Now()) {
+			thin = true
+		} else if p.Key {
+			thin = false
+		}
+		if thin && !p.Key {
+			thinned++
+		}
+		if lastKey.IsZero() {
+			unseen = sub.Dropped()
+		}
+		lost := before + sub.Dropped() - unseen + thinned
+		v.lostPackets.Store(lost)
 		if p.Key {
 			lastKey = time.Now()
-		}
-		if lost = sub.Dropped(); lost+before > v.lostPackets.Load() {
-			v.lostPackets.Store(lost + before)
+			if n := lost - told; n > 0 {
+				told = lost
+				v.send(ChannelEvents, &Message{Type: "lost", Stream: v.stream, Pictures: n, Reason: "slow"})
+			}
+		} else if thin {
+			continue
 		}
 		payloads := payloader.Payload(mtu, p.Data)
 		for i, b := range payloads {

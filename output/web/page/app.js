@@ -157,6 +157,7 @@ function drawHealth() {
   }
   if (s?.degraded) out.push(h('p', { className: 'warn' }, s.degraded));
   if (s && s.state !== 'live') out.push(h('p', { className: 'warn' }, [s.state, s.reason, s.fix].filter(Boolean).join('. ')));
+  if (s && app.missed?.stream === s.name && Date.now() - app.missed.at < 60000) out.push(h('p', { className: 'warn' }, `Your connection is too slow for the video: ${app.missed.n.toLocaleString()} pictures missed.`));
   if (s) out.push(h('p', {}, s.viewers === 1 ? '1 viewer' : `${s.viewers} viewers`));
   $('skips').replaceChildren(...out);
 }
@@ -279,6 +280,7 @@ function onEvent(ev) {
 }
 
 function onLost(m) {
+  if (m.pictures) app.missed = { stream: m.stream, n: (app.missed?.stream === m.stream ? app.missed.n : 0) + m.pictures, at: Date.now() };
   const n = m.events ?? m.deltas;
   if (!m.events) return;
   const li = h('li', {}, h('div', { className: 'event', 'data-kind': 'lost' }, `${n} event${n === 1 ? '' : 's'} missed: ${m.reason === 'history' ? 'too long ago' : 'this connection was too slow'}`));
