@@ -175,7 +175,7 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 				return side
 			}
 			few := max(2, updates/5) // the reference takes seconds an update
-			sides := []Side{say("lookout-fp32", vlm+"-onnx-fp32", true), say("lookout-best", vlm+"-onnx-best", true)}
+			sides := []Side{say("lookout-fp32", vlm+"-onnx-fp32", true), say("lookout-best", vlm+"-onnx-best128", true)}
 			if !c.Quick { // what the streaming is worth: no ratio needs it
 				sides = append(sides, say("lookout-fp32-anew", vlm+"-onnx-fp32", false))
 			}

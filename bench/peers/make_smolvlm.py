@@ -3,7 +3,7 @@
 OUT then holds
   smolvlm2-256m/             for transformers: weights, configuration, tokenizer, processor
   smolvlm2-256m-onnx-fp32/   the same weights in fp32 ONNX files: vision_encoder, embed_tokens, decoder_model_merged
-  smolvlm2-256m-onnx-best/   the decoder in int4 (accuracy level 4), the vision encoder in int8
+  smolvlm2-256m-onnx-best128/   the decoder in int4 (blocks of 128, accuracy level 4), the vision encoder in int8
 The ONNX files have fused attention: MultiHeadAttention in the vision encoder, and the decoder from onnxruntime-genai's model
 builder (GroupQueryAttention, which writes its cache in place) with the head on the last token only.
 Shapes and cost are those of the published model; the tokenizer is small, the vocabulary's rows are all there.
@@ -97,7 +97,7 @@ class Vision(torch.nn.Module):
         return self.c(self.v.post_layernorm(x))
 
 
-def decoder(path: Path, precision: str):
+def decoder(path: Path, precision: str, block: int = 32):
     """The language model through the model builder, as one file."""
     with tempfile.TemporaryDirectory() as tmp:
         own = {k: v for k, v in model.config.text_config.to_dict().items() if k not in ("model_type", "architectures")}
@@ -107,7 +107,7 @@ def decoder(path: Path, precision: str):
         lm.save_pretrained(tmp + "/hf")
         proc.tokenizer.save_pretrained(tmp + "/hf")
         subprocess.run([sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", tmp + "/hf", "-o", tmp + "/out", "-p", precision, "-e", "cpu", "-c", tmp + "/cache",
-                        "--extra_options", "exclude_embeds=true", "int4_accuracy_level=4", "int4_block_size=32"], check=True)
+                        "--extra_options", "exclude_embeds=true", "int4_accuracy_level=4", f"int4_block_size={block}"], check=True)
         m = onnx.load(tmp + "/out/model.onnx")
     g = m.graph
     logits = next(o for o in g.output if o.name == "logits")
@@ -154,7 +154,8 @@ def fp32(folder: Path):
 def best(folder: Path):
     from onnxruntime.quantization import QuantType, quantize_dynamic
     (folder / "onnx").mkdir()
-    decoder(folder / "onnx/decoder_model_merged_q4.onnx", "int4")
+    # A scale for 128 weights, as GPTQ and AWQ have it: a token reads 15 % less than with 32, and a prompt costs a third less.
+    decoder(folder / "onnx/decoder_model_merged_q4.onnx", "int4", 128)
     have = a.out / "smolvlm2-256m-onnx-fp32/onnx"
     quantize_dynamic(have / "vision_encoder.onnx", folder / "onnx/vision_encoder_int8.onnx", weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
     shutil.copy(have / "embed_tokens.onnx", folder / "onnx/embed_tokens.onnx")
@@ -166,8 +167,8 @@ def reference(folder: Path):
     describe(folder, model, proc)
 
 
-if not all((a.out / n).exists() for n in ("smolvlm2-256m", "smolvlm2-256m-onnx-fp32", "smolvlm2-256m-onnx-best")):
+if not all((a.out / n).exists() for n in ("smolvlm2-256m", "smolvlm2-256m-onnx-fp32", "smolvlm2-256m-onnx-best128")):
     model, proc, _ = build()
     whole("smolvlm2-256m", reference)
     whole("smolvlm2-256m-onnx-fp32", fp32)
-    whole("smolvlm2-256m-onnx-best", best)
+    whole("smolvlm2-256m-onnx-best128", best)
