@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 cache=${LOOKOUT_CACHE:-$HOME/.cache/lookout}
 minutes=${1:-60}
 python -m yard.render --out "$cache/data/val" --split val --clips 200 --workers 2
-python -m yard.render --out "$cache/data/train" --split train --clips 3000 --workers 2
+python -m yard.render --out "$cache/data/train" --split train --clips 6000 --workers 2
 # PyTorch frees and takes large blocks at each step; glibc gives them back to the kernel each time, which costs half the speed.
 for lib in /usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4; do [ -e "$lib" ] && export LD_PRELOAD="$lib"; done
 python -m vlm encoder --minutes "$minutes"

@@ -23,6 +23,7 @@ def main() -> None:
     ap.add_argument("--data", default=os.path.join(cache, "data"), help="folder with train/ and val/ shards")
     ap.add_argument("--out", default=os.path.join(cache, "train"), help="checkpoints")
     ap.add_argument("--minutes", type=float, default=60, help="wall-clock for the stage, earlier runs of it counted in")
+    ap.add_argument("--mirror", action="store_true", help="talk: train on the mirrored pictures too (twice the cache)")
     ap.add_argument("--to", help="folder of the bundle that `finish` writes")
     ap.add_argument("--threads", type=int, default=os.cpu_count())
     a = ap.parse_args()
@@ -43,7 +44,7 @@ def main() -> None:
     if a.stage == "finish":
         finish.run(c, tok, a.data, a.out, a.to or os.path.join(a.out, "bundle"), os.path.join(os.path.dirname(__file__), "card.md"))
     if a.stage == "talk":
-        talk_stage.run(c, tok, a.data, a.out, a.minutes)
+        talk_stage.run(c, tok, a.data, a.out, a.minutes, a.mirror)
     if a.stage == "encoder":
         encoder_stage.run(c, tok, train, val, a.out, a.minutes)
 

@@ -2,6 +2,7 @@
 and what is true in each of its frames. Also fits the distance from the training domain."""
 from __future__ import annotations
 
+import glob
 import multiprocessing
 import os
 import pickle
@@ -42,13 +43,15 @@ def _work(ids) -> list:
 
 def truths(folder: str, path: str, workers: int = 2) -> list:
     """Per clip, per frame: the actors of scene.truth."""
+    out, n = [], len(Shards(folder))
     if os.path.exists(path):
         with open(path, "rb") as f:
-            return pickle.load(f)
-    n = len(Shards(folder))
-    jobs = [range(i, min(i + 50, n)) for i in range(0, n, 50)]
+            out = pickle.load(f)
+    if len(out) >= n:
+        return out
+    jobs = [range(i, min(i + 50, n)) for i in range(len(out), n, 50)]
     with multiprocessing.get_context("spawn").Pool(workers, _init, (folder,)) as pool:
-        out = [t for part in pool.imap(_work, jobs) for t in part]
+        out += [t for part in pool.imap(_work, jobs) for t in part]
     with open(path + ".tmp", "wb") as f:
         pickle.dump(out, f)
     os.replace(path + ".tmp", path)
@@ -56,9 +59,12 @@ def truths(folder: str, path: str, workers: int = 2) -> list:
 
 
 def tokens(enc: Encoder, c: Config, data: Shards, path: str, mirror: bool) -> np.ndarray:
-    """float16 [clips, frames, patches, dim] on disk. ONNX Runtime is several times faster at this than PyTorch."""
-    if os.path.exists(path):
-        return np.load(path, mmap_mode="r")
+    """float16 [clips, frames, patches, dim] on disk. ONNX Runtime is several times faster at this than PyTorch.
+    `path` ends in the encoder's step; what an earlier encoder made is removed."""
+    if os.path.exists(path) and len(have := np.load(path, mmap_mode="r")) >= len(data):
+        return have
+    for old in glob.glob(path.rsplit("-", 1)[0] + "-[0-9]*.npy"):
+        os.remove(old)
     from . import export
     graph, tmp = f"{path}.{os.getpid()}.onnx", f"{path}.{os.getpid()}.tmp"
     export.trace(export.EncoderGraph(enc, Domain(c)), (torch.zeros(2, MODEL_H, MODEL_W, 3, dtype=torch.uint8),), graph, ["pixels"],
@@ -98,7 +104,9 @@ def fit_domain(enc: Encoder, c: Config, data: Shards, frames: int = 6000, shrink
     return d
 
 
-def load_encoder(c: Config, out: str) -> Encoder:
+def load_encoder(c: Config, out: str) -> tuple[Encoder, int]:
+    """The encoder, and the step that it was trained to."""
     enc = Encoder(c).to(memory_format=torch.channels_last)
-    enc.load_state_dict(torch.load(os.path.join(out, "encoder.pt"), weights_only=True)["enc"])
-    return enc.eval()
+    s = torch.load(os.path.join(out, "encoder.pt"), weights_only=True)
+    enc.load_state_dict(s["enc"])
+    return enc.eval(), s["step"]

@@ -19,14 +19,15 @@ MARGIN = 1.05  # above the farthest of the validation frames: a camera's every f
 
 
 @torch.no_grad()
-def domain(enc: Encoder, c: Config, data_dir: str, out: str) -> tuple[Domain, float]:
+def domain(enc: Encoder, step: int, c: Config, data_dir: str, out: str) -> tuple[Domain, float]:
     """The distance, and its threshold: a little above the farthest frame of the validation clips. Strange pictures play no part in it."""
     path = os.path.join(out, "domain.pt")
     d = Domain(c)
     if os.path.exists(path):
         s = torch.load(path, weights_only=True)
-        d.load_state_dict(s["domain"])
-        return d, s["threshold"]
+        if s.get("encoder") == step:
+            d.load_state_dict(s["domain"])
+            return d, s["threshold"]
     d = cache.fit_domain(enc, c, Shards(os.path.join(data_dir, "train")), frames=5000, shrink=0.0003)
     val = Shards(os.path.join(data_dir, "val"))
     far = []
@@ -36,7 +37,7 @@ def domain(enc: Encoder, c: Config, data_dir: str, out: str) -> tuple[Domain, fl
     far = torch.cat(far)
     t = MARGIN * float(far.max())
     log(domain="val", median=float(far.median()), p99=float(far.quantile(0.99)), threshold=t)
-    save(path, domain=d.state_dict(), threshold=t)
+    save(path, domain=d.state_dict(), threshold=t, encoder=step)
     return d, t
 
 
@@ -83,8 +84,8 @@ def run(c: Config, tok, data_dir: str, out: str, to: str, card: str, clips: int 
     temporal.load_state_dict(t["temporal"]), dec.load_state_dict(t["dec"]), heads.load_state_dict(t["heads"])
     for m in (enc, text, temporal, dec, heads):
         m.eval()
-    dom, threshold = domain(enc, c, data_dir, out)
-    val = talk_stage.Clips(c, data_dir, out, "val", enc)
+    dom, threshold = domain(enc, s["step"], c, data_dir, out)
+    val = talk_stage.Clips(c, data_dir, out, "val", enc, s["step"])
     pk = talk_stage.Packer(c, tok)
     temp, cal = temperature(yesno(c, pk, val, temporal, dec, clips))
     got = talk_stage.evaluate(c, pk, val, temporal, dec, heads, clips)
@@ -94,14 +95,15 @@ def run(c: Config, tok, data_dir: str, out: str, to: str, card: str, clips: int 
               "description_recall": got["recall"], "description_false": got["false"], "noun_recall": got["noun_recall"], "noun_false": got["noun_false"],
               "changes_exact": got["chg_exact"], "changes_nothing": got["chg_nothing"], **cal}
     scores = {k: round(v, 4) if isinstance(v, float) else v for k, v in scores.items()}
+    trained = len(Shards(os.path.join(data_dir, "train")))
     if os.path.exists(card):
         os.makedirs(to, exist_ok=True)
         with open(card) as f, open(os.path.join(to, "MODEL_CARD.md"), "w") as g:
-            g.write(f.read().replace("{{scores}}", "\n".join(f"| {k} | {v} |" for k, v in scores.items())))
+            g.write(f.read().replace("{{clips}}", f"{trained:,}").replace("{{scores}}", "\n".join(f"| {k} | {v} |" for k, v in scores.items())))
     px = np.ascontiguousarray(val.data.pixels(0)[:3])
     diff = export.write(to, c, os.path.join(out, "tokenizer.json"), enc, dom, text, temporal, dec,
                         {"version": "1", "domain": {"threshold": threshold}, "calibration": {"yesno_temperature": temp}, "scores": scores,
-                         "trained_on": "3,000 clips of six seconds of a simulated yard, rendered from seeds and really encoded (H.264, VP8)"}, px)
+                         "trained_on": f"{trained:,} clips of six seconds of a simulated yard, rendered from seeds and really encoded (H.264, VP8)"}, px)
     log(scores=scores, temperature=temp, differ=max(diff.values()))
     if max(diff.values()) > 1e-3:
         raise SystemExit(f"a graph differs from PyTorch: {diff}")

@@ -43,12 +43,11 @@ class Heads(nn.Module):
 class Clips:
     """Cached tokens and everything true of them; clip i, or its mirror image."""
 
-    def __init__(self, c: Config, data_dir: str, out: str, split: str, enc):
+    def __init__(self, c: Config, data_dir: str, out: str, split: str, enc, step: int, mirror: bool = False):
         self.data = Shards(os.path.join(data_dir, split))
-        path = lambda m: os.path.join(out, f"tokens-{split}{m}.npy")
-        self.tok = [cache.tokens(enc, c, self.data, path(""), False)]
-        if os.path.exists(path("-mirror")):
-            self.tok.append(np.load(path("-mirror"), mmap_mode="r"))
+        self.tok = [cache.tokens(enc, c, self.data, os.path.join(out, f"tokens-{split}-{step}.npy"), False)]
+        if mirror:
+            self.tok.append(cache.tokens(enc, c, self.data, os.path.join(out, f"tokens-{split}-mirror-{step}.npy"), True))
         self.truth = cache.truths(os.path.join(data_dir, split), os.path.join(out, f"truth-{split}.pkl"))
         self.memo = {}
 
@@ -287,7 +286,7 @@ def evaluate(c, pk, val: Clips, temporal, dec, heads, clips=64, words=True, show
     return out
 
 
-def run(c: Config, tok, data_dir: str, out: str, minutes: float, batch: int = 8, per_clip: int = 4, lr: float = 1.8e-3) -> None:
+def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = False, batch: int = 8, per_clip: int = 4, lr: float = 1.8e-3) -> None:
     torch.manual_seed(2)
     temporal, dec, heads = Temporal(c), Decoder(c), Heads(c)
     opt = adamw(temporal, dec, heads, lr=lr)
@@ -299,17 +298,13 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, batch: int = 8,
             opt.load_state_dict(s["opt"])
         step, used = s["step"], s["used"]
     enc = cache.load_encoder(c, out)
-    val, train = Clips(c, data_dir, out, "val", enc), Clips(c, data_dir, out, "train", enc)
+    val, train = Clips(c, data_dir, out, "val", *enc), Clips(c, data_dir, out, "train", *enc, mirror=mirror)
     clock, r, pk = Clock(minutes, lr, used), random.Random(step + 7), Packer(c, tok)
     params = [p for m in (temporal, dec, heads) for p in m.parameters()]
     last, avg = clock.spent(), {}
     while clock.share() < 1:
         words = clock.share() >= ALONE
         clock.set_lr(opt, 0.02)
-        if step % 300 == 0:
-            mirrors = len([p for p in [os.path.join(out, "tokens-train-mirror.npy")] if os.path.exists(p)])
-            if mirrors and len(train.tok) == 1:
-                train.tok.append(np.load(os.path.join(out, "tokens-train-mirror.npy"), mmap_mode="r"))
         picks = [(r.randrange(len(train)), r.randrange(len(train.tok))) for _ in range(batch)]
         x, d = train.batch(picks)
         x = x + torch.randn_like(x) * 0.02
