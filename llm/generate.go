@@ -105,6 +105,8 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 	if err := s.read(ctx, n); err != nil {
 		return fmt.Errorf("llm: read the question: %w", err)
 	}
+	a := s.m.lanes.enter(s)
+	defer s.m.lanes.leave(a)
 	s.sampler.rng.Seed(req.Seed, 0)
 	s.spoken = s.spoken[:0]
 	t, text := s.m.ids, s.m.tok.Stream()
@@ -156,10 +158,9 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 			}
 			next = Piece{YesProb: next.YesProb, HasYes: next.HasYes}
 		}
-		if err := s.step(ctx, id); err != nil {
+		if logits, err = s.decode(ctx, a, id); err != nil {
 			return fmt.Errorf("llm: decode: %w", err)
 		}
-		logits = s.last(1)
 	}
 }
 
@@ -171,6 +172,18 @@ func (s *Session) next(logits []float32, req Request) (int, error) {
 		}
 	}
 	return s.sampler.pick(logits, req.Temperature, req.TopP)
+}
+
+// decode takes one token into the cache, or into the lane's copy of it, and
+// gives the logits of the next. It allocates nothing.
+func (s *Session) decode(ctx context.Context, a *lane, id int) ([]float32, error) {
+	if a != nil {
+		return a.step(ctx, id)
+	}
+	if err := s.step(ctx, id); err != nil {
+		return nil, err
+	}
+	return s.last(1), nil
 }
 
 // step takes one token into the cache. It allocates nothing.

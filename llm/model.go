@@ -46,6 +46,7 @@ type Model struct {
 	frame          []float32 // embedding of <|frame|>
 	banned         []int     // control tokens that are never spoken
 	cos, sin       []float32 // turns a key back by one frame's positions
+	lanes          *lanes    // nil where runs take one session only
 }
 
 // Open loads the bundle's decoder, embedding and tokenizer.
@@ -65,6 +66,7 @@ func Open(b *model.Bundle, env *ort.Env) (*Model, error) {
 		return nil, fmt.Errorf("llm: %s: %w", b.Name, err)
 	}
 	m.turnBack(1 + m.perFrame)
+	m.lanes = newLanes(m, env.Device())
 	t := m.ids
 	m.banned = []int{t.BOS, t.Frame, t.Describe, t.Changes, t.Ask, t.Answer, t.Pad}
 	return m, nil
@@ -178,6 +180,7 @@ func (m *Model) FramesInWindow() int { return m.dec.FramesInWindow }
 // Close frees the graphs and the bindings of all sessions.
 func (m *Model) Close() error {
 	var errs []error
+	m.lanes.close()
 	for _, s := range []*ort.Session{m.embed, m.decoder} {
 		if s != nil {
 			errs = append(errs, s.Close())

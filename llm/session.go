@@ -126,13 +126,8 @@ func (s *Session) plan(n int) (*plan, error) {
 		ort.Bind(p.run, "logits", tensor.View[float32]{Shape: tensor.Shape{1, rows, d.Vocab}, Data: s.logits}),
 	}
 	for i := range d.Layers {
-		for _, kv := range []struct {
-			name string
-			data []float32
-		}{{"key", s.keys[i]}, {"value", s.values[i]}} {
-			v := tensor.View[float32]{Shape: tensor.Shape{1, d.KVHeads, d.MaxContext, d.HeadDim}, Data: kv.data}
-			errs = append(errs, ort.Bind(p.run, fmt.Sprintf("past_key_values.%d.%s", i, kv.name), v), ort.Bind(p.run, fmt.Sprintf("present.%d.%s", i, kv.name), v))
-		}
+		shape := tensor.Shape{1, d.KVHeads, d.MaxContext, d.HeadDim}
+		errs = append(errs, bindCache(p.run, i, "key", tensor.View[float32]{Shape: shape, Data: s.keys[i]}), bindCache(p.run, i, "value", tensor.View[float32]{Shape: shape, Data: s.values[i]}))
 	}
 	if err := errors.Join(errs...); err != nil {
 		p.close()
