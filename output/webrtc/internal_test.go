@@ -1,14 +1,22 @@
 package webrtc
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	pion "github.com/pion/webrtc/v4"
+	"golang.org/x/time/rate"
+
+	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/media"
 )
 
@@ -164,34 +172,102 @@ func TestHiddenAlsoWithoutMulticast(t *testing.T) {
 	}
 }
 
-func FuzzTrickle(f *testing.F) {
-	f.Add("a=ice-ufrag:abcd\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\na=mid:0\r\na=candidate:1 1 udp 2130706431 127.0.0.1 40000 typ host\r\na=end-of-candidates\r\n")
-	f.Add("\n\n=\n")
+// The seeds of the fuzz targets are in testdata/fuzz: what Chromium and pion
+// send, and what is just beside it.
+
+// FuzzFragment is the body of a PATCH.
+func FuzzFragment(f *testing.F) {
+	old, err := os.ReadFile("testdata/chromium.sdp")
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, body string) {
 		frag, err := parseFragment(body)
-		if err == nil && len(frag.candidates) > 64 {
+		if err != nil {
+			return
+		}
+		if len(frag.candidates) > 64 {
 			t.Errorf("%d candidates", len(frag.candidates))
+		}
+		offer, err := frag.offer(string(old))
+		if err != nil {
+			if !errors.Is(err, ErrInvalid) {
+				t.Error(err)
+			}
+			return
+		}
+		if formats, err := parseOffer(offer); err != nil || len(formats) == 0 {
+			t.Errorf("a restart that is no offer: %v\n%s", err, offer)
+		}
+		if sdpValue(offer, "a=ice-ufrag:") != frag.ufrag || sdpValue(offer, "a=ice-pwd:") != frag.pwd || strings.Contains(offer, "a=candidate") {
+			t.Errorf("credentials of %+v in\n%s", frag, offer)
+		}
+		if told, err := fragmentOf(offer); err != nil || !strings.Contains(told, frag.pwd) {
+			t.Errorf("%v: %s", err, told)
 		}
 	})
 }
 
 func FuzzOffer(f *testing.F) {
-	f.Add("v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96 97\r\nc=IN IP4 0.0.0.0\r\na=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1;profile-level-id=42e01f\r\na=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\n")
 	f.Fuzz(func(t *testing.T, offer string) {
 		formats, err := parseOffer(offer)
-		if err == nil && len(formats) == 0 {
-			t.Error("neither formats nor an error")
+		if err == nil && len(formats) == 0 || err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("%d formats, %v", len(formats), err)
+		}
+		for _, o := range formats {
+			got, err := choose(formats, &media.Packet{Codec: o.codec, Data: []byte{0, 0, 1, 0x67, 0x42, 0xe0, 0x1f}})
+			if err != nil || got.codec != o.codec {
+				t.Errorf("%s is offered and not chosen: %v", o.codec, err)
+			}
 		}
 	})
 }
 
-func FuzzAssembler(f *testing.F) {
-	clip, err := os.ReadFile("testdata/yard.h264")
+// nobody is a Backend without streams.
+type nobody struct{}
+
+func (nobody) Browser(context.Context, string) (*media.Tap, func(), error) {
+	return nil, nil, ErrNotFound
+}
+func (nobody) Ask(context.Context, Question) (*event.Event, error)     { return nil, ErrNotFound }
+func (nobody) SetPrompt(context.Context, string, string, string) error { return ErrNotFound }
+func (nobody) SetLabels(context.Context, string, []string) error       { return ErrNotFound }
+func (nobody) Publish(context.Context, string, media.Codec) (PushSink, error) {
+	return nil, ErrNotFound
+}
+
+// FuzzControl is a message on the control channel: whatever it is, there is a
+// reply, with an error unless it can be done.
+func FuzzControl(f *testing.F) {
+	s, err := New(Config{Addresses: []string{"127.0.0.1"}, Log: slog.New(slog.DiscardHandler)}, nobody{}, event.NewBus(10))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(clip[:2000], uint32(0), true)
-	f.Add([]byte{0, 0, 0, 1}, uint32(1<<31), false)
+	f.Cleanup(func() { _ = s.Close() })
+	f.Fuzz(func(t *testing.T, data []byte) {
+		v := &viewer{session: s.newSession("yard", false), allowed: func(Action, string) bool { return true }, asking: make(chan struct{}, 2),
+			questions: rate.NewLimiter(1, 1), requests: rate.NewLimiter(1, 1), pipes: map[string]*pipe{}, labels: map[string]struct{}{},
+			feeds: map[string]*event.Subscription{}, prompts: map[string]struct{}{}}
+		p := newPipe(&stuck{}, 10, new(atomic.Uint64))
+		v.pipes[ChannelControl] = p
+		v.message(pion.DataChannelMessage{IsString: true, Data: data})
+		var m Message
+		for m.Type != "reply" {
+			if err := json.Unmarshal(<-p.queue, &m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var r Request
+		bad := json.Unmarshal(data, &r) != nil || r.ID <= 0
+		if !bad && m.ID != r.ID || m.Error == nil && (bad || r.Op != "ping" && r.Op != "subscribe" && r.Op != "unsubscribe") || m.Error != nil && m.Error.Code == "internal" {
+			t.Errorf("%q: %+v %+v", data, m, m.Error)
+		}
+		v.hush()
+		v.abandon()
+	})
+}
+
+func FuzzAssembler(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, rtp uint32, h264 bool) {
 		var a assembler
 		codec := media.VP8

@@ -121,13 +121,18 @@ func New(bus *event.Bus) *Backend {
 		watching: map[string]int{}, prompts: map[string]string{}, labels: map[string][]string{}, sinks: map[string]*Sink{}}
 }
 
+// Add makes tap a stream.
+func (b *Backend) Add(stream string, tap *media.Tap) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.taps[stream] = tap
+}
+
 // Start plays clip as stream until ctx ends, and says what words(n) gives at
 // picture n, word by word, when that is not empty.
 func (b *Backend) Start(ctx context.Context, stream string, clip Clip, words func(n uint64) string) {
 	tap := media.NewTap(0)
-	b.mu.Lock()
-	b.taps[stream] = tap
-	b.mu.Unlock()
+	b.Add(stream, tap)
 	clip.Play(ctx, tap, func(n uint64, at media.Timestamp) {
 		e := event.Evidence{Capture: at.Capture.UTC(), MediaMS: at.Media.Milliseconds(), RTP: at.RTP, Frame: n}
 		b.mu.Lock()
