@@ -55,7 +55,7 @@ def tokenizer(gguf):
     t.post_processor = processors.ByteLevel(trim_offsets=False)
     t.decoder = decoders.ByteLevel()
     return tf.PreTrainedTokenizerFast(tokenizer_object=t, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>", pad_token="<|im_end|>",
-                                      model_max_length=8192, clean_up_tokenization_spaces=False, chat_template=read.chat_template)
+                                      model_max_length=8192, model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False, chat_template=read.chat_template)
 
 
 def build(checkpoint, out, tmp):

@@ -318,14 +318,18 @@ func (e *Engine) generate(ctx context.Context, body []byte, give func(Piece) boo
 		return context.Cause(ctx)
 	}
 	wait := e.cfg.Backoff
+	var before error // what the last try but one ended with: why there was a wait
 	for try := 0; ; try++ {
 		spoke, err := e.once(ctx, body, give)
 		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && before != nil {
+			return fmt.Errorf("%w; before that: %w", context.Cause(ctx), before)
+		} else if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		before = err
 		var again *passing
 		if spoke || !errors.As(err, &again) || try >= e.cfg.Retries {
 			return err

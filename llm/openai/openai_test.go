@@ -394,31 +394,68 @@ func FuzzEvents(f *testing.F) {
 }
 
 // A real server, where somebody has one running: LOOKOUT_TEST_OPENAI_URL and
-// LOOKOUT_TEST_OPENAI_MODEL name it (train/goldens/README.md has one that a
-// package brings).
+// LOOKOUT_TEST_OPENAI_MODEL name it. `make smollm2-server` starts one and runs
+// this.
 func TestRealServer(t *testing.T) {
 	address, name := os.Getenv("LOOKOUT_TEST_OPENAI_URL"), os.Getenv("LOOKOUT_TEST_OPENAI_MODEL")
 	if address == "" {
-		t.Skip("LOOKOUT_TEST_OPENAI_URL is not set")
+		t.Skip("NOT TESTED: LOOKOUT_TEST_OPENAI_URL is not set; `make smollm2-server` starts a real server and sets it")
 	}
-	e, err := Open(Config{URL: address, Model: name, Timeout: 3 * time.Minute, Stall: 2 * time.Minute})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	s := e.NewSession()
-	defer s.Close()
-	pieces, text, stop := 0, "", ""
-	for p, err := range s.Generate(t.Context(), Request{Question: "What is the capital of France?", MaxTokens: 24}) {
+	open := func(model string) *Session {
+		e, err := Open(Config{URL: address, Model: model, Timeout: 3 * time.Minute, Stall: 2 * time.Minute, Retries: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
-		text += p.Text
-		stop = p.Stop
-		pieces++
+		s := e.NewSession()
+		t.Cleanup(func() {
+			if err := errors.Join(s.Close(), e.Close()); err != nil {
+				t.Error(err)
+			}
+		})
+		return s
 	}
-	t.Logf("%d pieces: %q, %s", pieces, text, stop)
-	if pieces < 2 || text == "" || stop == "" {
-		t.Errorf("%d pieces: %q, %q", pieces, text, stop)
+	s := open(name)
+	answer := func(t *testing.T, question string, most int) {
+		t.Helper()
+		pieces, text, stop := 0, "", ""
+		for p, err := range s.Generate(t.Context(), Request{Question: question, System: "You answer in one short sentence.", MaxTokens: most}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			text += p.Text
+			stop = p.Stop
+			pieces++
+		}
+		t.Logf("%d pieces: %q, %s", pieces, text, stop)
+		if pieces < 2 || text == "" || stop == "" {
+			t.Errorf("%d pieces: %q, %q", pieces, text, stop)
+		}
 	}
+	t.Run("a question", func(t *testing.T) { answer(t, "What is the capital of France?", 24) })
+	t.Run("cut short", func(t *testing.T) { answer(t, "Tell a long story about a dog.", 8) })
+	t.Run("after an answer that nobody waited for", func(t *testing.T) {
+		for _, err := range s.Generate(t.Context(), Request{Question: "Count to one hundred.", MaxTokens: 64}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			break
+		}
+		answer(t, "What is the capital of Italy?", 24)
+	})
+	t.Run("with a picture", func(t *testing.T) { // a language model's server may leave it out, but takes the request
+		if err := s.AppendFrame(t.Context(), frame(32, 24)); err != nil {
+			t.Fatal(err)
+		}
+		answer(t, "What is the capital of Spain?", 24)
+	})
+	t.Run("no such model", func(t *testing.T) {
+		var last error
+		for _, err := range open("nobody/has-this-model").Generate(t.Context(), Request{Question: "Hello?"}) {
+			last = err
+		}
+		t.Logf("%v", last)
+		if !errors.Is(last, ErrRefused) && !errors.Is(last, ErrUnavailable) {
+			t.Errorf("%v", last)
+		}
+	})
 }
