@@ -176,6 +176,9 @@ type MQTT struct {
 	Topic       string `yaml:"topic" json:"topic" doc:"first part of the topic; the stream's name follows"`
 	Username    string `yaml:"username" json:"username" doc:"of the broker"`
 	PasswordEnv string `yaml:"password_env" json:"password_env" doc:"environment variable with the password"`
+	CAFile      string `yaml:"ca_file" json:"ca_file" doc:"certificate authority of mqtts://; empty: the system's"`
+	CertFile    string `yaml:"cert_file" json:"cert_file" doc:"this client's certificate"`
+	KeyFile     string `yaml:"key_file" json:"key_file" doc:"and its key"`
 	Retain      bool   `yaml:"retain" json:"retain" doc:"the broker keeps the newest event of each topic"`
 }
 

@@ -250,6 +250,38 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// Any text may be searched for: what comes is bounded and in order.
+func FuzzQuery(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "i.db")
+	x, err := Open(Config{Path: path, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = x.Close() })
+	for i, text := range []string{"a red van turns left", "the yard is empty", "zwei rote Lieferwagen", "赤いバン", "buses"} {
+		if err := x.Add(say(fmt.Sprint("e", i), 0, "s", text, i), nil); err != nil {
+			f.Fatal(err)
+		}
+	}
+	f.Add("red vans", "s", 3)
+	f.Add("the \x00 of \xff", "", 0)
+	f.Add("赤い バン", "t", -1)
+	f.Fuzz(func(t *testing.T, text, stream string, k int) {
+		hits, err := x.Search(Query{Text: text, Stream: stream, K: k})
+		if err != nil {
+			return
+		}
+		for i, h := range hits {
+			if h.Event == nil || i > 0 && h.Score > hits[i-1].Score || stream != "" && h.Event.Data.Stream != stream {
+				t.Errorf("%q in %q: %+v", text, stream, hits)
+			}
+		}
+		if k > 0 && len(hits) > k || len(hits) > 5 {
+			t.Errorf("%d hits of %d asked for", len(hits), k)
+		}
+	})
+}
+
 func BenchmarkSearch50000(b *testing.B) {
 	x := &Index{postings: map[string][]posting{}, last: map[string]string{}}
 	rnd := rand.New(rand.NewPCG(3, 4))

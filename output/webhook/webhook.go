@@ -162,7 +162,7 @@ func (h *Hook) failed(ev *event.Event, res *http.Response, said string) error {
 
 func retryAfter(s string, now time.Time) (time.Duration, bool) {
 	if sec, err := strconv.Atoi(s); err == nil && sec >= 0 {
-		return time.Duration(sec) * time.Second, true
+		return time.Duration(min(sec, 24*3600)) * time.Second, true
 	}
 	if at, err := http.ParseTime(s); err == nil {
 		return max(at.Sub(now), 0), true

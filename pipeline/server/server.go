@@ -201,7 +201,8 @@ func (s *Server) openSinks() ([]event.Publisher, error) {
 		}
 	}
 	if c.MQTT.URL != "" {
-		m, err := mqtt.Open(mqtt.Config{URL: c.MQTT.URL, Topic: c.MQTT.Topic, Username: c.MQTT.Username, Password: os.Getenv(c.MQTT.PasswordEnv), Retain: c.MQTT.Retain})
+		m, err := mqtt.Open(mqtt.Config{URL: c.MQTT.URL, Topic: c.MQTT.Topic, Username: c.MQTT.Username, Password: os.Getenv(c.MQTT.PasswordEnv),
+			CAFile: c.MQTT.CAFile, CertFile: c.MQTT.CertFile, KeyFile: c.MQTT.KeyFile, Retain: c.MQTT.Retain})
 		if err != nil {
 			return nil, err
 		}
