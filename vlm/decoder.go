@@ -25,10 +25,12 @@ type graphs struct {
 	first, next            *ort.Session // first may be nil
 	layers, heads, headDim int
 	width, vocab, limit    int
-	half                   bool // the cache is float16
-	inPlace                bool // past and present may be one buffer
-	room                   int  // positions that it always has; 0: any number
-	ids                    bool // takes ids: the embedding is in the graph
+	half                   bool         // the cache is float16
+	inPlace                bool         // past and present may be one buffer
+	room                   int          // positions that it always has; 0: any number
+	ids                    bool         // takes ids: the embedding is in the graph
+	flat                   bool         // embeddings and logits are bound as they are, not as float16
+	embed                  *ort.Session // where the graph does not embed
 }
 
 func newGraphs(first, next *ort.Session, t text) (*graphs, error) {
@@ -74,6 +76,7 @@ func newGraphs(first, next *ort.Session, t text) (*graphs, error) {
 		g.room = dim(in, 2, 0)
 		g.limit = min(g.limit, g.room)
 	}
+	g.flat = g.plain()
 	g.inPlace = g.trial()
 	return g, nil
 }
@@ -83,15 +86,16 @@ func newGraphs(first, next *ort.Session, t text) (*graphs, error) {
 // past and present as separate tensors that grow by what was read, so there are
 // two buffers: a run reads one and writes the other, and nothing is copied.
 type decoder struct {
-	g     *graphs
-	fixed bool // one buffer, the first
-	one   *single
-	calls [3]*call // of g.first, of single tokens, of the rest
-	f32   [2][][]float32
-	f16   [2][][]uint16
-	room  [2]int // positions that fit
-	cur   int
-	len   int
+	g      *graphs
+	fixed  bool // one buffer, the first
+	one    *single
+	lookup *ort.Binding // of a single token's embedding
+	calls  [3]*call     // of g.first, of single tokens, of the rest
+	f32    [2][][]float32
+	f16    [2][][]uint16
+	room   [2]int // positions that fit
+	cur    int
+	len    int
 
 	mask, at []int64
 	all      []float32 // logits of a run
@@ -159,7 +163,7 @@ func (d *decoder) read(ctx context.Context, embeds []float32, ids []int64, n int
 }
 
 func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, ids []int64, n int) error {
-	if d.fixed && n == 1 && d.g.plain() {
+	if d.fixed && n == 1 && d.g.flat {
 		return d.next1(ctx, embeds, ids)
 	}
 	slot := &d.calls[2]
@@ -317,6 +321,10 @@ func (d *decoder) close() error {
 		d.calls[i] = nil
 	}
 	d.one = nil
+	if d.lookup != nil {
+		err = errors.Join(err, d.lookup.Close())
+		d.lookup = nil
+	}
 	return err
 }
 

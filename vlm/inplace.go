@@ -3,12 +3,14 @@ package vlm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
 
 	"github.com/lookout-video/lookout/internal/ort"
+	"github.com/lookout-video/lookout/tensor"
 )
 
 // trial finds whether the decoder takes one buffer of fixed size behind past
@@ -122,14 +124,19 @@ func (d *decoder) fill(n int) {
 // single is what a run of one token is bound to for good.
 type single struct {
 	c      *call
+	embed  *ort.Binding // writes embeds; nil where the graph embeds, or the embedding is float16
 	embeds []float32
 	ids    []int64
 	at     []int64
 	logits []float32
 }
 
-// next1 reads one token over a fixed cache, by a binding that stays.
+// next1 reads one token over a fixed cache, by a binding that stays. Without
+// embeds it looks them up. It allocates nothing.
 func (d *decoder) next1(ctx context.Context, embeds []float32, ids []int64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	d.widen(d.len + 1)
 	d.fill(d.len + 1)
 	if d.one == nil {
@@ -138,8 +145,15 @@ func (d *decoder) next1(ctx context.Context, embeds []float32, ids []int64) erro
 		}
 	}
 	o := d.one
-	copy(o.embeds, embeds)
 	copy(o.ids, ids)
+	switch {
+	case embeds != nil:
+		copy(o.embeds, embeds)
+	case o.embed != nil:
+		if err := o.embed.Step(ctx); err != nil {
+			return err
+		}
+	}
 	o.at[0] = int64(d.len)
 	if err := o.c.b.Step(ctx); err != nil {
 		return err
@@ -147,6 +161,21 @@ func (d *decoder) next1(ctx context.Context, embeds []float32, ids []int64) erro
 	d.logits = o.logits
 	d.len++
 	return nil
+}
+
+// alone tells that a token can be read by next1 from its id.
+func (d *decoder) alone() bool {
+	if !d.fixed || !d.g.flat {
+		return false
+	}
+	if d.g.ids {
+		return true
+	}
+	if d.g.embed == nil {
+		return false
+	}
+	out, _ := has(d.g.embed.Outputs, "inputs_embeds")
+	return out.Type == "float32"
 }
 
 func (d *decoder) bindOne() error {
@@ -168,6 +197,20 @@ func (d *decoder) bindOne() error {
 		err := c.err
 		c.err = nil
 		return err
+	}
+	if d.lookup == nil && d.alone() && !d.g.ids {
+		var err error
+		if d.lookup, err = d.g.embed.NewBinding(); err != nil {
+			return err
+		}
+	}
+	if o.embed = d.lookup; o.embed != nil {
+		if err := errors.Join(
+			ort.Bind(o.embed, "input_ids", tensor.View[int64]{Shape: tensor.Shape{1, 1}, Data: o.ids}),
+			ort.Bind(o.embed, "inputs_embeds", tensor.View[float32]{Shape: tensor.Shape{1, 1, d.g.width}, Data: o.embeds}),
+		); err != nil {
+			return err
+		}
 	}
 	d.one = o
 	return nil
@@ -194,20 +237,23 @@ type rope struct {
 // newRope reads it from the model's configuration.
 func newRope(t text, headDim int) (*rope, error) {
 	var s struct {
-		Type  string `json:"rope_type"`
-		Old   string `json:"type"`
-		Theta float64
+		Type  string  `json:"rope_type"`
+		Old   string  `json:"type"`
+		Theta float64 `json:"rope_theta"`
 	}
-	if len(t.RopeScaling) > 0 {
-		if err := json.Unmarshal(t.RopeScaling, &s); err != nil {
-			return nil, fmt.Errorf("vlm: config.json: rope_scaling: %w", err)
+	for name, raw := range map[string]json.RawMessage{"rope_scaling": t.RopeScaling, "rope_parameters": t.Rope} {
+		if len(raw) == 0 {
+			continue
+		}
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return nil, fmt.Errorf("vlm: config.json: %s: %w", name, err)
 		}
 	}
 	if kind := s.Type + s.Old; strings.ReplaceAll(kind, "default", "") != "" || t.Partial != 0 && t.Partial != 1 ||
 		!slices.Contains([]string{"llama", "mistral", "qwen2", "smollm3"}, t.ModelType) {
 		return nil, fmt.Errorf("vlm: how %s turns its keys (%s) is not known: its window cannot slide, only be read anew", t.ModelType, kind)
 	}
-	theta := t.RopeTheta
+	theta := max(t.RopeTheta, s.Theta)
 	if theta == 0 {
 		theta = 10000 // the classes' default
 	}

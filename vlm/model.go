@@ -218,6 +218,7 @@ func (m *Model) loadDecoder(dir string, load func(string) (*ort.Session, error))
 	if w := dim(out, 2, m.g.width); w != m.g.width {
 		return fmt.Errorf("vlm: %s gives embeddings of width %d, but %s takes %d: they are not of one model", m.embed.Name(), w, m.g.next.Name(), m.g.width)
 	}
+	m.g.embed = m.embed
 	return nil
 }
 

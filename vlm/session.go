@@ -32,6 +32,7 @@ type Session struct {
 	still  *Still
 	seen   int64 // visual tokens so far: names them in read
 	slide  slide
+	id     [1]int64 // the token being read
 	closed bool
 }
 
@@ -184,6 +185,10 @@ func (s *Session) answer(ctx context.Context, req Request, give func(llm.Piece) 
 
 // next reads one token of the answer.
 func (s *Session) next(ctx context.Context, id int) error {
+	if s.d.alone() {
+		s.id[0] = int64(id)
+		return s.d.next1(ctx, nil, s.id[:])
+	}
 	ids := []int64{int64(id)}
 	var embeds []float32
 	if !s.m.g.ids {

@@ -46,6 +46,56 @@ func TestInPlace(t *testing.T) {
 	}
 }
 
+// A decoded token allocates nothing in Go where the cache is written in place.
+func TestDecodingDoesNotAllocate(t *testing.T) {
+	env := environment(t)
+	s, err := env.NewSession(ort.Source{Path: "../llm/testdata/half/decoder.onnx"}, ort.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	embed, err := env.NewSession(ort.Source{Path: "../llm/testdata/half/embed.onnx"}, ort.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer embed.Close()
+	g, err := newGraphs(nil, s, text{Hidden: 32, Vocab: 269, KVHeads: 2, HeadDim: 16, Positions: 64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.embed = embed
+	x := Session{m: &Model{g: g, embed: embed}, d: g.newDecoder()}
+	defer x.d.close()
+	ids := []int64{3, 1, 4, 1, 5, 9, 2, 6}
+	looked, err := x.m.embeddings(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := g.newDecoder()
+	defer whole.close()
+	if err := whole.read(t.Context(), looked, nil, len(ids)); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		if err := x.next(t.Context(), int(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeTo(t, "logits", x.d.logits, whole.logits, 1e-4)
+	ctx := t.Context()
+	if n := testing.AllocsPerRun(100, func() {
+		if err := x.next(ctx, 7); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := x.d.greedy(); err != nil {
+			t.Fatal(err)
+		}
+		x.d.cut(len(ids))
+	}); n != 0 {
+		t.Errorf("%v allocations a token", n)
+	}
+}
+
 func closeTo(t *testing.T, what string, got, want []float32, tolerance float64) {
 	t.Helper()
 	if len(got) != len(want) {
