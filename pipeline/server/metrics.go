@@ -1,6 +1,9 @@
 package server
 
 import (
+	"context"
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/lookout-video/lookout/pipeline"
@@ -30,8 +33,15 @@ var (
 	descPending   = prometheus.NewDesc("lookout_outbox_pending", "Events that wait for a sink.", perSink, nil)
 	descOldest    = prometheus.NewDesc("lookout_outbox_oldest_seconds", "How long the oldest of them has waited.", perSink, nil)
 	descDelivered = prometheus.NewDesc("lookout_outbox_delivered_total", "Events that a sink took.", perSink, nil)
-	descLost      = prometheus.NewDesc("lookout_outbox_lost_total", "Events that a full outbox dropped.", perSink, nil)
+	descLost      = prometheus.NewDesc("lookout_outbox_lost_total", "Events that a full outbox dropped, or that a sink refused.", perSink, nil)
+
+	perGroup         = []string{"stream", "group"}
+	descGroupLag     = prometheus.NewDesc("lookout_redis_group_lag", "Events that a consumer group has not been handed yet; stream * is that of all cameras.", perGroup, nil)
+	descGroupPending = prometheus.NewDesc("lookout_redis_group_pending", "Events that a consumer group was handed and has not acknowledged.", perGroup, nil)
 )
+
+// lagTimeout bounds what a scrape waits for Redis.
+const lagTimeout = time.Second
 
 // Describe sends nothing: the set of streams changes at run time.
 func (metrics) Describe(chan<- *prometheus.Desc) {}
@@ -74,6 +84,36 @@ func (m metrics) Collect(out chan<- prometheus.Metric) {
 		gauge(descOldest, st.OldestAge.Seconds(), b.name)
 		count(descDelivered, st.Delivered, b.name)
 		count(descLost, st.Lost+st.Refused, b.name)
+	}
+	if m.s.redis != nil {
+		m.collectLag(gauge)
+	}
+}
+
+// collectLag asks Redis how far the readers are behind. A Redis that is away
+// shows in the outbox.
+func (m metrics) collectLag(gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	ctx, cancel := context.WithTimeout(context.Background(), lagTimeout)
+	defer cancel()
+	streams := []string{"*"}
+	for _, s := range m.s.manager.All() {
+		streams = append(streams, s.Config().Name)
+	}
+	for _, name := range streams {
+		stream := name
+		if name == "*" {
+			stream = ""
+		}
+		groups, err := m.s.redis.Lag(ctx, stream)
+		if err != nil {
+			return
+		}
+		for _, g := range groups {
+			if g.Lag >= 0 { // else the server cannot tell
+				gauge(descGroupLag, float64(g.Lag), name, g.Group)
+			}
+			gauge(descGroupPending, float64(g.Pending), name, g.Group)
+		}
 	}
 }
 

@@ -58,6 +58,7 @@ type Server struct {
 	seq      *event.Sequencer
 	emitter  *event.Emitter
 	boxes    []box
+	redis    *redis.Client // nil when it is not set up
 	index    *search.Index
 	evidence *evidence.Store
 	batcher  *pipeline.Batcher
@@ -186,6 +187,7 @@ func (s *Server) openSinks() ([]event.Publisher, error) {
 		if err != nil {
 			return nil, err
 		}
+		s.redis = r
 		// A server that fails over may have lost its last second.
 		if err := add("redis", r, 30*time.Second); err != nil {
 			return nil, err
