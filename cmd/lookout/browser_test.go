@@ -26,7 +26,11 @@ import (
 // startDemo runs `lookout demo` until the test ends and gives the page's address.
 func startDemo(t *testing.T) string {
 	t.Helper()
-	cmd := program(t, "demo", "--listen", "127.0.0.1:0")
+	conf := filepath.Join(t.TempDir(), "lookout.yaml")
+	if err := os.WriteFile(conf, []byte("evidence: {alerts: both, after: 2s}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := program(t, "demo", "--listen", "127.0.0.1:0", "-c", conf)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -199,6 +203,7 @@ func TestBrowserWholeProgram(t *testing.T) {
 
 	t.Run("ask", func(t *testing.T) { askAboutTheDemo(t, b) })
 	t.Run("captions", func(t *testing.T) { captionsAreTheEvents(t, b, told) })
+	t.Run("alert", func(t *testing.T) { alertIsPlayed(t, b, told) })
 	t.Run("streams", func(t *testing.T) { changeStreams(t, b, told) })
 	t.Run("camera", func(t *testing.T) {
 		publishCamera(b, "phone")
@@ -214,6 +219,27 @@ func TestBrowserWholeProgram(t *testing.T) {
 		b.Until("its frames are looked at", `(s => s.state === 'live' && s.fps > 4 && s.look_fps > 1)(lookout.streams.find(s => s.name === 'phone'))`)
 		t.Logf("the camera is described: %q", words)
 	})
+}
+
+// alertIsPlayed opens the alert of the box that is left in the yard: its clip
+// plays.
+func alertIsPlayed(t *testing.T, b *browser.Tab, told *api) {
+	told.until(t, "the alert", func() bool { return len(told.of("yard", event.TypeAlert)) > 0 })
+	b.Until("the alert's card", `document.querySelector('#events .event[data-kind=alert]')`)
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(500 * time.Millisecond) { // the clip is made some seconds after
+		b.Run(browser.Do(`document.querySelector('#events .event[data-kind=alert]').click()`))
+		b.Until("its picture or clip", `document.getElementById('frame-clip').readyState > 1 || document.getElementById('frame-clip').error`)
+		if browser.Eval[bool](b, `!document.getElementById('frame-clip').error`) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("there is never a clip")
+		}
+		b.Run(browser.Do(`document.getElementById('frame').close()`))
+	}
+	b.Until("it plays", `!document.getElementById('frame-clip').hidden && document.getElementById('frame-clip').currentTime > 0.3`)
+	b.Run(browser.Key("\x1b"))
+	b.Until("it is closed, and still", `!document.getElementById('frame').open && document.getElementById('frame-clip').paused`)
 }
 
 // changeStreams adds, changes and removes a stream on the page.
@@ -336,6 +362,7 @@ func TestBrowserStrangeCamera(t *testing.T) {
 		return slices.ContainsFunc(told.of("pattern", event.TypeStatus), func(ev *event.Event) bool { return ev.Data.Status.State == "out_of_domain" })
 	})
 	b.Until("the page says so in words", `[...document.querySelectorAll('#events .event[data-kind=status] p')].some(p => p.textContent.includes('does not know footage like this'))`)
+	b.Until("and marks the video", `!document.getElementById('strange').hidden`)
 	if said := told.of("pattern", event.TypeDescription); len(said) > 0 {
 		t.Errorf("the pattern is described: %q", said[0].Data.Text)
 	}

@@ -278,6 +278,27 @@ func TestBrowserManagesStreams(t *testing.T) {
 	}
 }
 
+func TestBrowserGridOfStreams(t *testing.T) {
+	h := newHouse(t, web.Config{})
+	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", words)
+	h.play(t, "gate", fake.LoadVP8, "../webrtc/testdata/yard.ivf", nil)
+	b := browser.Open(t, h.url, browser.Options{})
+	b.Until("the video plays", live)
+	say(h.backend, "gate", "The gate is closed.")
+	b.Run(browser.Key("g"))
+	b.Until("pictures and words of all side by side", `document.querySelector('main').offsetParent === null && document.getElementById('grid').ariaPressed === 'true' &&
+		[...document.querySelectorAll('.tile img')].filter(i => i.naturalWidth > 0 && i.clientWidth > 300).length === 2 &&
+		[...document.querySelectorAll('.tile small')].some(e => e.textContent === 'The gate is closed.')`)
+	b.Shot("grid")
+	b.Run(browser.Click(".tile:nth-child(2)"))
+	b.Until("one of them large", `lookout.stream === 'gate' && document.querySelector('main').offsetParent !== null && document.activeElement.id === 'stage' && `+live)
+	// Footage that the model does not know is marked.
+	h.Say(&event.Event{Type: event.TypeStatus, Data: event.Data{Stream: "gate", Phase: event.Point, Status: &event.Status{State: "out_of_domain", Reason: "never seen such a thing"}}})
+	b.Until("it is marked", `!document.getElementById('strange').hidden && document.getElementById('strange').title.includes('never seen')`)
+	h.Say(&event.Event{Type: event.TypeStatus, Data: event.Data{Stream: "gate", Phase: event.Point, Status: &event.Status{State: "in_domain"}}})
+	b.Until("and no more", `document.getElementById('strange').hidden`)
+}
+
 // TestBrowserHeals kills the server under the page and starts it again.
 func TestBrowserHeals(t *testing.T) {
 	bus := event.NewBus(200)

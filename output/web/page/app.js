@@ -23,11 +23,14 @@ const kinds = { description: 'Seen', answer: 'Answer', alert: 'Alert', label: 'L
 const kindOf = ev => /^video\.lookout\.(\w+)\./.exec(ev.type)?.[1] ?? 'description';
 const clock = t => new Date(t).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit' });
 const percent = p => `${Math.round(p * 100)}%`;
+// sure is what a yes or no says, with its probability.
+const sure = p => p < 0.5 ? `no ${percent(1 - p)}` : `yes ${percent(p)}`;
 const newest = ev => ev.data.evidence?.at(-1);
 
 const app = {
   me: null, link: null, streams: [], stream: null,
   lives: new Map(),               // event_id -> the newest revision, in the order of their start
+  strange: new Map(),             // stream -> why the model does not know its footage
   show: 'all', asks: new Map(),   // prompt id -> the answer's element
 };
 window.lookout = app;             // for those who look under the bonnet, and for tests
@@ -104,6 +107,7 @@ function select(name) {
   drawEvents();
   drawHealth();
   drawBars();
+  drawStrange();
   if (!name) { app.link.close(); setLink('live', 'Ready'); return; }
   if (decodeURIComponent(location.hash.slice(1)) !== name) history.replaceState(null, '', '#' + encodeURIComponent(name));
   app.link.play(name);
@@ -116,7 +120,8 @@ addEventListener('hashchange', () => {
 const tiles = new Map();
 function drawTiles() {
   const box = $('tiles');
-  box.hidden = app.streams.length < 2;
+  box.hidden = $('grid').hidden = app.streams.length < 2;
+  if (box.hidden) setGrid(false);
   for (const [n, t] of tiles) if (!app.streams.some(s => s.name === n)) { t.el.remove(); tiles.delete(n); }
   for (const s of app.streams) {
     let t = tiles.get(s.name);
@@ -124,16 +129,32 @@ function drawTiles() {
       t = { img: h('img', { alt: '', loading: 'lazy' }), dot: h('span', { className: 'dot' }), last: h('small') };
       t.img.addEventListener('error', () => t.img.setAttribute('data-none', ''));
       t.img.addEventListener('load', () => t.img.removeAttribute('data-none'));
-      t.el = h('button', { type: 'button', className: 'tile', onclick: () => select(s.name) }, t.img, h('b', {}, t.dot, s.title || s.name), t.last);
+      t.el = h('button', { type: 'button', className: 'tile', onclick: () => { select(s.name); setGrid(false); } }, t.img, h('b', {}, t.dot, s.title || s.name), t.last);
       tiles.set(s.name, t);
       box.append(t.el);
     }
     t.el.setAttribute('aria-current', s.name === app.stream);
     t.dot.dataset.state = s.state;
     t.el.setAttribute('aria-label', `${s.title || s.name}, ${s.state}`);
-    t.last.textContent = s.state === 'live' ? t.words ?? '' : [s.state, s.reason].filter(Boolean).join(': ');
-    if (!box.hidden && !document.hidden && s.state === 'live') t.img.src = still(s.name, 'latest', 320) + `&t=${Math.floor(Date.now() / 2000)}`;
+    t.last.textContent = s.state === 'live' ? (app.strange.has(s.name) ? 'Unknown footage' : t.words ?? '') : [s.state, s.reason].filter(Boolean).join(': ');
+    if (!box.hidden && !document.hidden && s.state === 'live') t.img.src = still(s.name, 'latest', app.grid ? 640 : 320) + `&t=${Math.floor(Date.now() / 2000)}`;
   }
+}
+
+// setGrid shows all streams side by side, or one of them large.
+function setGrid(on) {
+  if (!!app.grid === on) return;
+  app.grid = on;
+  document.body.classList.toggle('grid', on);
+  $('grid').setAttribute('aria-pressed', on);
+  if (on) drawTiles(); else $('stage').focus();
+}
+$('grid').addEventListener('click', () => setGrid(!app.grid));
+
+function drawStrange() {
+  const why = app.strange.get(app.stream);
+  $('strange').hidden = !why;
+  $('strange').title = why ?? '';
 }
 
 function drawHealth() {
@@ -276,6 +297,11 @@ function onEvent(ev) {
     const s = app.streams.find(x => x.name === d.stream);
     if (s) { s.scores = d.labels; if (d.stream === app.stream) drawBars(); }
   }
+  if (kind === 'status') {
+    if (d.status.state === 'out_of_domain') app.strange.set(d.stream, [d.status.reason, d.status.fix].filter(Boolean).join('. '));
+    if (d.status.state === 'in_domain') app.strange.delete(d.stream);
+    drawStrange();
+  }
   if (kind === 'answer' && d.prompt) app.asks.get(d.prompt.id)?.finish(ev);
 }
 
@@ -298,14 +324,14 @@ function card(ev) {
   const d = ev.data, kind = kindOf(ev), e = newest(ev);
   const text = d.text || d.status && [d.status.state, d.status.reason].filter(Boolean).join(': ').replaceAll('_', ' ') || d.prompt?.text || '';
   const img = e ? h('img', { alt: '', loading: 'lazy', src: still(d.stream, e.frame, 320) }) : null;
-  const none = () => h('span', { className: 'none', 'aria-hidden': 'true' }, '–');
+  const none = () => kind === 'status' ? '' : h('span', { className: 'none', 'aria-hidden': 'true' }, '–');
   img?.addEventListener('error', () => img.replaceWith(none()));
   const at = e?.capture ?? ev.time;
   const b = h('button', { type: 'button', className: 'event', onclick: () => openFrame(ev) },
     img ?? none(),
     h('div', {},
       h('div', { className: 'meta' }, h('time', { dateTime: at }, clock(at)), h('span', { className: 'kind' }, kinds[kind] ?? kind),
-        d.probability !== undefined ? h('span', { className: 'badge' }, `yes ${percent(d.probability)}`) : null,
+        d.probability !== undefined ? h('span', { className: 'badge' }, sure(d.probability)) : null,
         d.abstained ? h('span', { className: 'badge' }, 'cannot tell') : null,
         d.phase === 'end' ? h('span', {}, 'ended') : null),
       kind === 'answer' || kind === 'alert' && d.prompt ? h('p', { className: 'muted' }, d.prompt?.text ?? '') : null,
@@ -359,14 +385,24 @@ function openFrame(ev) {
   img.onerror = () => { img.hidden = true; };
   if (e) img.src = still(d.stream, e.frame, 1280);
   img.alt = d.text ?? '';
+  // The clip of an alert takes the picture's place once it can play: it is made
+  // some seconds after the alert began.
+  const clip = $('frame-clip');
+  clip.hidden = true;
+  if (d.clip) {
+    clip.onloadeddata = () => { clip.hidden = false; img.hidden = true; clip.play().catch(() => {}); };
+    clip.src = d.clip;
+  } else clip.removeAttribute('src');
   $('frame-text').textContent = d.text || d.status?.reason || d.prompt?.text || '';
   $('frame-meta').textContent = [
     d.stream, clock(e?.capture ?? ev.time), e && `picture ${e.frame}`,
     d.latency?.glass_to_word_ms && `${Math.round(d.latency.glass_to_word_ms)} ms glass to word`,
-    d.probability !== undefined && `yes ${percent(d.probability)}`, d.model?.name,
+    d.probability !== undefined && sure(d.probability), d.model?.name,
   ].filter(Boolean).join(' · ');
   $('frame').showModal();
 }
+
+$('frame').addEventListener('close', () => $('frame-clip').pause());
 
 // ---- search
 
@@ -411,7 +447,7 @@ $('ask').addEventListener('submit', async e => {
       const d = ev.data;
       words.textContent = d.text || (d.abstained ? 'I cannot tell.' : '');
       a.classList.toggle('unsure', !!d.abstained);
-      if (d.probability !== undefined) a.append(h('span', { className: 'badge', title: 'Probability of yes' }, `yes ${percent(d.probability)}`));
+      if (d.probability !== undefined) a.append(h('span', { className: 'badge', title: 'How probable that is' }, sure(d.probability)));
       if (newest(ev)) a.append(h('button', { type: 'button', onclick: () => openFrame(ev) }, 'picture'));
     },
   };
@@ -563,10 +599,10 @@ addEventListener('keydown', e => {
   if (e.target.matches('input, select, textarea')) { if (e.key === 'Escape') e.target.blur(); return; }
   const act = {
     n: () => { if (app.me?.manage) openStream(null); }, e: () => { if (app.me?.manage && info()) openStream(info()); },
-    '/': () => $('query').focus(), a: () => $('question').focus(), '?': () => $('keys').showModal(), t: flipTheme, f: full,
+    g: () => { if (!$('grid').hidden) setGrid(!app.grid); }, '/': () => $('query').focus(), a: () => $('question').focus(), '?': () => $('keys').showModal(), t: flipTheme, f: full,
     c: () => { $('caption-box').hidden = !$('caption-box').hidden; }, j: () => walk(1), k: () => walk(-1), ArrowLeft: () => step(-1), ArrowRight: () => step(1),
   }[e.key.length === 1 ? e.key.toLowerCase() : e.key];
-  if (/^[1-9]$/.test(e.key)) { const s = app.streams[Number(e.key) - 1]; if (s) select(s.name); } else if (act) act(); else return;
+  if (/^[1-9]$/.test(e.key)) { const s = app.streams[Number(e.key) - 1]; if (s) { select(s.name); setGrid(false); } } else if (act) act(); else return;
   e.preventDefault();
 });
 
