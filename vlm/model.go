@@ -58,9 +58,10 @@ type Model struct {
 	g            *graphs
 	sessions     []*ort.Session
 	ends         []int
-	yes, no      []int                     // tokens that spell them
-	perTile      int                       // tokens
-	rope         *rope                     // when the window slides
+	yes, no      []int // tokens that spell them
+	perTile      int   // tokens
+	rope         *rope // when the window slides
+	prefix       prefix
 	newline      atomic.Pointer[[]float32] // learned from the first picture
 }
 

@@ -237,12 +237,14 @@ func (s *Session) prompt(ctx context.Context, req Request) error {
 	if len(visual) > 0 && places != len(visual) {
 		return fmt.Errorf("the prompt has %d places for %d visual tokens", places, len(visual))
 	}
-	same := 0
-	for same < len(s.read) && same < len(names)-1 && s.read[same] == names[same] {
-		same++
-	}
+	same := common(s.read, names[:len(names)-1])
 	s.d.cut(same)
 	s.read = s.read[:same]
+	begins := same == 0 && s.m.g.first == nil // some exports read one token at a time once they hold any
+	if begins {
+		same = s.m.prefix.adopt(s.d, names)
+		s.read = append(s.read, names[:same]...)
+	}
 	raw := make([]int64, 0, len(ids)-same)
 	for _, id := range ids[same:] {
 		raw = append(raw, int64(id))
@@ -264,6 +266,9 @@ func (s *Session) prompt(ctx context.Context, req Request) error {
 		return err
 	}
 	s.read = append(s.read, names[same:]...)
+	if begins {
+		s.m.prefix.learn(s.d, s.read)
+	}
 	return nil
 }
 
