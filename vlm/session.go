@@ -65,7 +65,7 @@ func (m *Model) NewSession() (*Session, error) {
 }
 
 // AppendFrame adds what EncodeFrame gave, [tokens, width], dropping the oldest
-// frame when the window is full. The tokens are the session's from here on.
+// frames when the window, or the model's context, is full. The tokens are the session's from here on.
 func (s *Session) AppendFrame(_ context.Context, tokens tensor.View[float32], at media.Timestamp) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -77,12 +77,23 @@ func (s *Session) AppendFrame(_ context.Context, tokens tensor.View[float32], at
 	case len(tokens.Shape) != 2 || tokens.Shape[1] != s.m.g.width:
 		return fmt.Errorf("vlm: visual tokens %v, but the language model's width is %d", tokens.Shape, s.m.g.width)
 	}
-	if len(s.frames) == s.m.opt.Frames {
+	for len(s.frames) > 0 && (len(s.frames) == s.m.opt.Frames || !s.fits(tokens.Shape[0])) {
 		s.frames = slices.Delete(s.frames, 0, 1)
 	}
 	s.still = nil
 	s.frames = append(s.frames, frame{at.Media, tokens, s.name(tokens)})
 	return nil
+}
+
+// fits tells whether the context holds n more visual tokens beside those of the
+// window, with room for what is written around them, a question and an answer.
+func (s *Session) fits(n int) bool {
+	const around, question = 32, 256
+	n += around
+	for _, f := range s.frames {
+		n += f.tokens.Shape[0] + around
+	}
+	return n+min(question, s.m.g.limit/4) <= s.m.g.limit
 }
 
 // Show replaces the frames by one picture that EncodeStill looked at.

@@ -1,6 +1,10 @@
 package vlm
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/lookout-video/lookout/model"
+)
 
 // slide is what a sliding window has in its cache: the prompt's head as it was
 // read first, and the blocks of the frames behind it.
@@ -14,6 +18,20 @@ type slide struct {
 type block struct {
 	frame int64 // its name
 	n     int   // tokens
+}
+
+// CanSlide tells whether Open takes Options.Slide for the model in dir.
+func CanSlide(dir string) bool {
+	layout, err := model.Detect(dir)
+	if err != nil || layout != model.SmolVLM {
+		return false
+	}
+	cfg, err := readConfig(dir)
+	if err != nil || cfg.ModelType == "idefics3" { // which is shown pictures, not a film
+		return false
+	}
+	_, err = newRope(cfg.Text, cfg.Text.HeadDim)
+	return err == nil
 }
 
 // slid writes the prompt, ids, as the cache can go on from it: with the head

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lookout-video/lookout/internal/ort"
+	"github.com/lookout-video/lookout/media"
 )
 
 // A cache that is written in place, bit by bit, gives what one reading gives.
@@ -187,6 +188,57 @@ func TestSlide(t *testing.T) {
 			for h := range m.g.heads {
 				closeTo(t, name+": "+what, s.d.f32[s.d.cur][i][h*n:(h+1)*n], d.f32[d.cur][i][h*n:(h+1)*n], 1e-4)
 			}
+		}
+	}
+}
+
+// What an update costs does not grow: after a day of stream the prompt has as
+// many tokens as when the window was full first, but for the digits of the time.
+func TestADayCostsNoMoreThanAMinute(t *testing.T) {
+	m, err := Open(unpack(t, "testdata/smolvlm-a.tar.gz").dir, environment(t), Options{Frames: 3, Slide: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	s, err := m.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	f := picture(50, 38, 1, 0)
+	v, err := m.EncodeFrame(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	update := func(at time.Duration) int {
+		if err := s.AppendFrame(t.Context(), v, media.At(time.Time{}, at)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.prompt(t.Context(), Request{Question: "What happens?"}); err != nil {
+			t.Fatal(err)
+		}
+		return s.d.len
+	}
+	length := 0
+	for i := range 200 {
+		at := time.Duration(i) * time.Second
+		if i >= 10 {
+			at = time.Duration(i) * 24 * time.Hour / 200
+		}
+		n := update(at)
+		if i == 5 {
+			length = n
+		}
+		if i > 5 && (n < length || n > length+3*8) {
+			t.Fatalf("after %v the prompt has %d tokens, after 5 s it had %d", at, n, length)
+		}
+	}
+}
+
+func TestCanSlide(t *testing.T) {
+	for name, want := range map[string]bool{"smolvlm-a": true, "smolvlm-b": true, "idefics3-a": false, "llava_next-a": false, "llama-a": false} {
+		if got := CanSlide(unpack(t, "testdata/"+name+".tar.gz").dir); got != want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }

@@ -36,7 +36,9 @@ const publicPrompt = "Describe what happens in the video in one or two short sen
 
 // openPublic loads a model of one of the field's layouts.
 func (e *Engine) openPublic(c configs.Config) error {
-	m, err := vlm.Open(c.Model, e.Runtime, vlm.Options{Precision: c.Precision, Frames: publicWindow})
+	// Where it can the window slides: an update then costs a frame and the question.
+	// Elsewhere the window is read anew, which costs more but no more after a day.
+	m, err := vlm.Open(c.Model, e.Runtime, vlm.Options{Precision: c.Precision, Frames: publicWindow, Slide: vlm.CanSlide(c.Model)})
 	if err != nil {
 		return err
 	}
