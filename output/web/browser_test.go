@@ -245,6 +245,7 @@ func TestBrowserManagesStreams(t *testing.T) {
 	// What the server refuses is said in the form, which stays.
 	b.Run(browser.Click("#add"), browser.Type("stream-name", "gate"), browser.Type("stream-url", "x\r"))
 	b.Until("the refusal", `document.getElementById('stream').open && document.getElementById('stream-error').textContent === 'stream gate: exists already'`)
+	b.Shot("stream-form")
 	b.Run(browser.Key("\x1b"))
 	b.Until("escape closes it", shut)
 
@@ -446,6 +447,11 @@ func pictures(b *browser.Tab, name string) {
 	b.Shot(name + "-keys")
 	b.Run(browser.Do(`document.getElementById('keys').close(); document.querySelector('#events .event[data-kind=description]').click()`), chromedp.Sleep(500*time.Millisecond))
 	b.Shot(name + "-frame")
+	if browser.Eval[bool](b, `!document.getElementById('grid').hidden`) {
+		b.Run(browser.Do(`document.getElementById('frame').close()`), browser.Key("g"), chromedp.Sleep(2500*time.Millisecond))
+		b.Shot(name + "-grid")
+		b.Run(browser.Key("g"))
+	}
 	b.Run(browser.Do(`document.getElementById('frame').close()`), chromedp.EmulateViewport(390, 844, chromedp.EmulateScale(2), chromedp.EmulateMobile, chromedp.EmulatePortrait))
 	b.Until("a caption on the phone", caption)
 	b.Run(chromedp.Sleep(900 * time.Millisecond))
