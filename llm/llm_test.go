@@ -520,6 +520,25 @@ func TestDecodingDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// What an update costs does not grow: after a day of frames, one a second, each
+// still costs one run of a frame's tokens over a cache of the same length.
+func TestADayCostsNoMoreThanAMinute(t *testing.T) {
+	s, g := session(t, load(t, "half")), goldens(t, "half")
+	v := visual(g.Frames[0])
+	length := 0
+	for i := range 86400 / 20 { // a twentieth of a day: nothing in a session counts further than the window
+		if err := s.AppendFrame(t.Context(), v); err != nil {
+			t.Fatal(err)
+		}
+		if i == s.m.dec.FramesInWindow {
+			length = s.len
+		}
+		if i > s.m.dec.FramesInWindow && (s.len != length || s.frames != s.m.dec.FramesInWindow || len(s.plans) > 2) {
+			t.Fatalf("frame %d: %d tokens of %d frames in the cache, %d bindings; %d tokens when the window was full", i, s.len, s.frames, len(s.plans), length)
+		}
+	}
+}
+
 func BenchmarkDecode(b *testing.B) {
 	s := session(b, load(b, "half"))
 	mark := Mark{s.len, s.frames, s.era}

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/tensor"
@@ -20,6 +21,7 @@ type Batcher struct {
 	max  int
 	reqs chan *encodeRequest
 	done chan struct{}
+	idle sync.Pool // of *encodeRequest
 
 	frames   []*media.Frame
 	tokens   []float32
@@ -41,7 +43,7 @@ func NewBatcher(enc VisualEncoder, info ModelInfo, limit int) *Batcher {
 	if info.Patched {
 		patched = limit * info.Patches * info.Embed
 	}
-	return &Batcher{enc: enc, info: info, max: limit, patch: make([]float32, patched), reqs: make(chan *encodeRequest), done: make(chan struct{}),
+	return &Batcher{idle: sync.Pool{New: func() any { return &encodeRequest{err: make(chan error, 1)} }}, enc: enc, info: info, max: limit, patch: make([]float32, patched), reqs: make(chan *encodeRequest), done: make(chan struct{}),
 		tokens: make([]float32, limit*info.Patches*info.Dim), image: make([]float32, limit*info.Embed), distance: make([]float32, limit)}
 }
 
@@ -111,7 +113,9 @@ func (b *Batcher) encode(ctx context.Context, batch []*encodeRequest) error {
 // Encode encodes one frame into dst, whose slices hold one frame. Once taken up
 // it waits for the call to end, whatever ctx says: the call reads the frame.
 func (b *Batcher) Encode(ctx context.Context, f *media.Frame, dst *Encoded) error {
-	r := &encodeRequest{frame: f, dst: dst, err: make(chan error, 1)}
+	r := b.idle.Get().(*encodeRequest)
+	r.frame, r.dst = f, dst
+	defer b.idle.Put(r)
 	select {
 	case b.reqs <- r:
 		return <-r.err
