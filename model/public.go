@@ -17,14 +17,14 @@ const (
 	SmolVLM        Layout = "smolvlm" // and Idefics3
 	LlavaNext      Layout = "llava_next"
 	LlavaOneVision Layout = "llava_onevision"
-	Llava          Layout = "llava" // and LLaVA-NeXT-Interleave
+	Llava          Layout = "llava" // and LLaVA-NeXT-Interleave, FastVLM
 	CLIP           Layout = "clip"
 	SigLIP         Layout = "siglip"
 	DecoderOnly    Layout = "decoder"
 )
 
 var publicTypes = map[string]Layout{
-	"smolvlm": SmolVLM, "idefics3": SmolVLM, "llava_next": LlavaNext, "llava_onevision": LlavaOneVision, "llava": Llava, "llava_qwen2": Llava,
+	"smolvlm": SmolVLM, "idefics3": SmolVLM, "llava_next": LlavaNext, "llava_onevision": LlavaOneVision, "llava": Llava, "llava_qwen2": Llava, "fast_vlm": Llava,
 	"clip": CLIP, "siglip": SigLIP, "siglip2": SigLIP,
 }
 

@@ -33,6 +33,10 @@ type config struct {
 		Image     int    `json:"image_size"`
 		Patch     int    `json:"patch_size"`
 	} `json:"vision_config"`
+
+	// cell is how many pixels a side one token stands for, where the processor's
+	// configuration says it: FastVLM's encoder has no patches.
+	cell int
 }
 
 type text struct {
@@ -49,6 +53,7 @@ type text struct {
 	ModelType   string          `json:"model_type"`
 	RopeTheta   float64         `json:"rope_theta"`
 	RopeScaling json.RawMessage `json:"rope_scaling"`
+	Rope        json.RawMessage `json:"rope_parameters"` // both in one, in newer files
 	Partial     float64         `json:"partial_rotary_factor"`
 }
 
@@ -99,6 +104,13 @@ func readConfig(dir string) (*config, error) {
 		return nil, err
 	}
 	c.EOS = slices.Concat(c.EOS, t.EOS, g.EOS)
+	var p struct {
+		Patch int `json:"patch_size"`
+	}
+	if err := readJSON(dir, "processor_config.json", false, &p); err != nil {
+		return nil, err
+	}
+	c.cell = p.Patch
 	return &c, nil
 }
 

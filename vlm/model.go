@@ -41,6 +41,9 @@ type Options struct {
 	// only with keys that are turned as the Llama family does it: Open refuses
 	// others. It defaults to false.
 	Slide bool
+	// Reduce leaves out the visual tokens of a stream whose cosine to what the
+	// window holds already is above it, 0 to 1. It defaults to 0: all are read.
+	Reduce float64
 }
 
 // Model is a public model, loaded. It is safe for concurrent use; sessions
@@ -240,6 +243,8 @@ func (m *Model) checkVision() error {
 	switch {
 	case m.Layout == model.SmolVLM:
 		n /= m.cfg.ScaleFactor * m.cfg.ScaleFactor
+	case n == 0 && m.cfg.cell > 0:
+		n = (m.still.CropSize.Height / m.cfg.cell) * (m.still.CropSize.Width / m.cfg.cell)
 	case m.cfg.SelectStrategy == "full" && m.cfg.Vision.ModelType == "clip_vision_model":
 		n++ // CLIP's class token
 	}

@@ -94,7 +94,7 @@ func TestSlidWindowEqualsAFreshOne(t *testing.T) {
 // Frames of pooled videos and of plain images go the same way.
 func TestStreamsOfEachLayout(t *testing.T) {
 	env := environment(t)
-	for _, name := range []string{"smolvlm-b", "idefics3-a", "llava_next-a", "llava_onevision-a", "llava-a"} {
+	for _, name := range []string{"smolvlm-b", "idefics3-a", "fastvlm-a", "llava_next-a", "llava_onevision-a", "llava-a"} {
 		g := unpack(t, "testdata/"+name+".tar.gz")
 		m, err := Open(g.dir, env, Options{Frames: 2})
 		if err != nil {

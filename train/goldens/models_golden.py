@@ -461,6 +461,50 @@ def llava(s, folder, out):
     save(folder, model, proc, g, out)
 
 
+FASTVLM_CHAT = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n'}}{# Render all images first #}{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}{# Render all text next #}{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ '\n' + content['text'] }}{% endfor %}{{'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+
+
+def fastvlm(s, folder, out):
+    """LLaVA with a convolutional encoder, which has no patches: the processor's configuration tells how many tokens there are."""
+    if not hasattr(tf, "FastVlmConfig"):
+        print("fastvlm is left out: transformers", tf.__version__, "does not have it; see requirements-fastvlm.txt", flush=True)
+        return
+    tok = tokenizer("qwen2", s["vocab"], ["<image>"])
+    s["rows"] = len(tok)
+    dims = s["stages"]
+    vision = tf.TimmWrapperConfig(architecture="fastvit_mci3", do_pooling=True, global_pool="avg", hidden_size=2 * dims[-1],
+                                  model_args=dict(inference_mode=True, embed_dims=dims, layers=s["layers_each"], mlp_ratios=[1] * 5, downsamples=s["halved"]))
+    cfg = tf.FastVlmConfig(vision_config=vision.to_dict(), text_config=text_config(s, tf.Qwen2Config, tie_word_embeddings=True).to_dict(), image_token_id=tok.convert_tokens_to_ids("<image>"), tie_word_embeddings=True)
+    cfg._attn_implementation = "eager"
+    model = randomise(tf.FastVlmForConditionalGeneration(cfg), 9)
+    side = {"height": s["image"], "width": s["image"]}
+    ip = tf.CLIPImageProcessor(size={"shortest_edge": s["image"]}, crop_size=side, image_mean=[0.0] * 3, image_std=[1.0] * 3)
+    proc = tf.LlavaProcessor(ip, tok, patch_size=4 * 2 ** sum(s["halved"]), vision_feature_select_strategy="full", chat_template=FASTVLM_CHAT, image_token="<image>")
+    g = Golden()
+    for images in range(1, s["most"] + 1):
+        ims = [picture(*s["still"], 90 + images + i) for i in range(images)]
+        q = "Where is the van?"
+        text = proc.apply_chat_template([{"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": q}]}], add_generation_prompt=True)
+        inp = proc(text=text, images=ims, return_tensors="pt")
+        feats = torch.cat(list(model.model.get_image_features(inp["pixel_values"], return_dict=True).pooler_output))
+        case = dict(kind="still", question=q, images=[g.image(im) for im in ims], pixels=g.put(inp["pixel_values"]), features=g.put(feats))
+        answer(model, g, case, {k: inp[k] for k in ("input_ids", "attention_mask", "pixel_values")})
+
+    class Vision(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower, self.proj = model.model.vision_tower.timm_model, model.model.multi_modal_projector
+
+        def forward(self, pixels):
+            return self.proj(self.tower.forward_features(pixels).flatten(2).permute(0, 2, 1))
+
+    tower = Vision().eval()
+    assert torch.allclose(tower(inp["pixel_values"]).flatten(0, 1), feats, atol=1e-5)
+    export(tower, (inp["pixel_values"],), folder / "onnx/vision_encoder.onnx", ["pixel_values"], ["image_features"], {"pixel_values": {0: "n"}, "image_features": {0: "n", 1: "tokens"}})
+    export_text(folder, model.model.language_model.embed_tokens, model.model.language_model, model.lm_head, cfg.text_config)
+    save(folder, model, proc, g, out)
+
+
 def llama(s, folder, out):
     tok = tokenizer("smollm2", s["vocab"], [])
     tok.chat_template = SMOLLM_CHAT
