@@ -30,6 +30,9 @@ func (c *Config) Validate() error {
 		}
 	}
 	oneOf("precision", c.Precision, "auto", "fp32", "fp16", "q4", "q4f16", "int8", "quantized")
+	if c.Reduce < 0 || c.Reduce > 1 {
+		bad("reduce", "%v is no cosine between 0 and 1", c.Reduce)
+	}
 	if !deviceRule.MatchString(c.Device) {
 		bad("device", "%q is not auto, cpu, cuda or cuda:N", c.Device)
 	}

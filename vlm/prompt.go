@@ -25,13 +25,14 @@ func imageText(tokens, rows, cols int) string {
 	return b.String()
 }
 
-// videoText is what the SmolVLM processor writes in place of <video>.
-func videoText(tokens int, at []time.Duration) string {
+// videoText is what the SmolVLM processor writes in place of <video>, for frames
+// of so many tokens each.
+func videoText(tokens []int, at []time.Duration) string {
 	var b strings.Builder
 	last := at[len(at)-1]
 	fmt.Fprintf(&b, "You are provided the following series of %s frames from a %s [H:MM:SS] video.\n", inWords(len(at)), clock(last+time.Second))
-	for _, t := range at {
-		b.WriteString(stamp(t) + imageText(tokens, 0, 0))
+	for i, t := range at {
+		b.WriteString(stamp(t) + imageText(tokens[i], 0, 0))
 	}
 	b.WriteString("\n\n")
 	return b.String()

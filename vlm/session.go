@@ -26,14 +26,15 @@ type Session struct {
 	m  *Model
 	mu sync.Mutex
 
-	d      *decoder
-	read   []int64 // what the cache holds: ids, and a negative number for each visual token
-	frames []frame
-	still  *Still
-	seen   int64 // visual tokens so far: names them in read
-	slide  slide
-	id     [1]int64 // the token being read
-	closed bool
+	d       *decoder
+	read    []int64 // what the cache holds: ids, and a negative number for each visual token
+	frames  []frame
+	still   *Still
+	seen    int64 // visual tokens so far: names them in read
+	slide   slide
+	id      [1]int64 // the token being read
+	reducer reducer
+	closed  bool
 }
 
 type frame struct {
@@ -81,6 +82,13 @@ func (s *Session) AppendFrame(_ context.Context, tokens tensor.View[float32], at
 		s.frames = slices.Delete(s.frames, 0, 1)
 	}
 	s.still = nil
+	if s.reducer.above = float32(s.m.opt.Reduce); s.reducer.above > 0 {
+		oldest := s.seen
+		if len(s.frames) > 0 {
+			oldest = s.frames[0].name
+		}
+		tokens = s.reducer.take(tokens, oldest, s.seen)
+	}
 	s.frames = append(s.frames, frame{at.Media, tokens, s.name(tokens)})
 	return nil
 }
@@ -125,6 +133,7 @@ func (s *Session) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.frames, s.still = nil, nil
+	s.reducer.places = nil
 }
 
 // Close frees the session.
@@ -350,11 +359,11 @@ func (s *Session) fill(text string) string {
 	smol := s.m.Layout == model.SmolVLM
 	if s.asVideo() {
 		if smol {
-			at := make([]time.Duration, len(s.frames))
+			at, tokens := make([]time.Duration, len(s.frames)), make([]int, len(s.frames))
 			for i, f := range s.frames {
-				at[i] = f.at
+				at[i], tokens[i] = f.at, f.tokens.Shape[0]
 			}
-			return strings.Replace(text, video, videoText(s.m.perTile, at), 1)
+			return strings.Replace(text, video, videoText(tokens, at), 1)
 		}
 		n := 0
 		for _, f := range s.frames {
@@ -374,7 +383,7 @@ func (s *Session) fill(text string) string {
 		case smol && s.still != nil:
 			b.WriteString(imageText(s.m.perTile, s.still.rows, s.still.cols))
 		case smol:
-			b.WriteString(imageText(s.m.perTile, 0, 0))
+			b.WriteString(imageText(s.frames[i].tokens.Shape[0], 0, 0))
 		default:
 			b.WriteString(strings.Repeat(image, s.frames[i].tokens.Shape[0]))
 		}

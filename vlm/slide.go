@@ -107,7 +107,7 @@ func (s *Session) parts(ids []int) (head []int, blocks []block, ok bool) {
 		end++ // <fake_token_around_image>
 		if i == 0 {
 			// The head ends where the first block begins, which is written alike.
-			text := s.m.tok.Encode(stamp(f.at)+imageText(s.m.perTile, 0, 0), true)
+			text := s.m.tok.Encode(stamp(f.at)+imageText(f.tokens.Shape[0], 0, 0), true)
 			begin := end - len(text)
 			if begin < 0 || !slices.Equal(ids[begin:end], text) {
 				return nil, nil, false

@@ -38,7 +38,7 @@ const publicPrompt = "Describe what happens in the video in one or two short sen
 func (e *Engine) openPublic(c configs.Config) error {
 	// Where it can the window slides: an update then costs a frame and the question.
 	// Elsewhere the window is read anew, which costs more but no more after a day.
-	m, err := vlm.Open(c.Model, e.Runtime, vlm.Options{Precision: c.Precision, Frames: publicWindow, Slide: vlm.CanSlide(c.Model)})
+	m, err := vlm.Open(c.Model, e.Runtime, vlm.Options{Precision: c.Precision, Frames: publicWindow, Slide: vlm.CanSlide(c.Model), Reduce: c.Reduce})
 	if err != nil {
 		return err
 	}
