@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")"
 cache=${LOOKOUT_CACHE:-$HOME/.cache/lookout}
-minutes=${1:-60}
+minutes=${1:-100}
 python -m yard.render --out "$cache/data/val" --split val --clips 200 --workers 2
 python -m yard.render --out "$cache/data/train" --split train --clips 6000 --workers 2
 # PyTorch frees and takes large blocks at each step; glibc gives them back to the kernel each time, which costs half the speed.

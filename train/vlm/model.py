@@ -31,7 +31,7 @@ class Config:
     ffn: int = 512
     vocab: int = 640
     rope_theta: float = 10000.0
-    frames_in_window: int = 4
+    frames_in_window: int = 2
 
     @property
     def patches(self) -> int:

@@ -286,7 +286,7 @@ def evaluate(c, pk, val: Clips, temporal, dec, heads, clips=64, words=True, show
     return out
 
 
-def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = False, batch: int = 8, per_clip: int = 4, lr: float = 1.8e-3) -> None:
+def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = False, batch: int = 4, per_clip: int = 8, lr: float = 1.8e-3) -> None:
     torch.manual_seed(2)
     temporal, dec, heads = Temporal(c), Decoder(c), Heads(c)
     opt = adamw(temporal, dec, heads, lr=lr)
@@ -316,7 +316,7 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
             for j, (i, m) in enumerate(picks):
                 tell = train.teller(i, m, r.randrange(1 << 30))
                 rows += [(j, f, pk.texts(tell, f / MODEL_FPS, r)) for f in anchors(tell, x.shape[1], per_clip, r)]
-            xx, pos, mask, label, weight, plen = pk.pack(dec, visual, rows, r.choice([1, 2, 3, 4, 4, 5, 6]))
+            xx, pos, mask, label, weight, plen = pk.pack(dec, visual, rows, r.choice([1, 2, 2, 3]))
             h = dec(xx, pos, mask)[:, plen:]
             on = label >= 0
             ce = F.cross_entropy(dec.logits(h[on]), label[on], reduction="none")
