@@ -92,11 +92,29 @@ func Variants(dir, name string) []string {
 
 var precisions = []string{"fp32", "fp16", "q4", "q4f16", "int8", "uint8", "quantized", "bnb4"}
 
-// The order in which files are taken when nobody says which.
+// The order in which files are taken when nobody says which. On a CPU q4 is the
+// smallest whose kernels are fast and whose loss is small; without it fp32 comes
+// before int8, which costs more of what a vision encoder sees, and before half
+// precision, which CPUs only widen. On a GPU half precision is native.
 var (
 	onCPU = []string{"q4", "fp32", "quantized", "int8", "uint8", "fp16", "q4f16", "bnb4"}
 	onGPU = []string{"fp16", "q4f16", "fp32", "q4", "int8", "uint8", "quantized", "bnb4"}
 )
+
+// Prefer picks of the precisions that there are the one that suits a CPU or a
+// GPU, "" when there is none.
+func Prefer(have []string, gpu bool) string {
+	order := onCPU
+	if gpu {
+		order = onGPU
+	}
+	for _, p := range order {
+		if slices.Contains(have, p) {
+			return p
+		}
+	}
+	return ""
+}
 
 // Graph finds the graph called name. precision is "" or "auto" for what suits
 // the device, or one of fp32, fp16, q4, q4f16, int8, uint8, quantized, bnb4.
@@ -104,18 +122,7 @@ func Graph(dir, name, precision string, gpu bool) (path string, err error) {
 	have := Variants(dir, name)
 	pick := precision
 	if precision == "" || precision == "auto" {
-		order := onCPU
-		if gpu {
-			order = onGPU
-		}
-		pick = ""
-		for _, p := range order {
-			if slices.Contains(have, p) {
-				pick = p
-				break
-			}
-		}
-		if pick == "" {
+		if pick = Prefer(have, gpu); pick == "" {
 			return "", fmt.Errorf("model: %s: %s.onnx is missing: %w", dir, name, fs.ErrNotExist)
 		}
 	}

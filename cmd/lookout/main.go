@@ -86,7 +86,7 @@ to whoever asks.`,
 	f.StringVar(&g.model, "model", "", "model `folder` or name; the embedded model when empty")
 	f.StringVar(&g.device, "device", "", "auto, cpu, cuda or cuda:N")
 	root.AddCommand(runCommand(&g), demoCommand(&g), describeCommand(&g), askCommand(&g), classifyCommand(&g), chatCommand(&g), evalCommand(&g), benchCommand(&g), doctorCommand(&g),
-		modelsCommand(), eventsCommand(&g), configCommand(&g), versionCommand())
+		modelsCommand(&g), eventsCommand(&g), configCommand(&g), versionCommand())
 	for _, c := range root.Commands() {
 		wrapUsage(c)
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/lookout-video/lookout/pipeline/engine"
 )
 
-func modelsCommand() *cobra.Command {
+func modelsCommand(g *global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "models",
 		Short: "Lists, shows, pulls and verifies models",
@@ -29,7 +29,7 @@ func modelsCommand() *cobra.Command {
   lookout models verify smolvlm2-256m`,
 		Args: cobra.NoArgs,
 	}
-	c.AddCommand(modelsList(), modelsShow(), modelsPull(), modelsVerify())
+	c.AddCommand(modelsList(), modelsShow(), modelsPull(g), modelsVerify())
 	return c
 }
 
@@ -61,7 +61,7 @@ func modelsList() *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), rows)
 			}
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "NAME\tLAYOUT\tLICENCE\tDOWNLOAD\tMEMORY\tHERE")
+			fmt.Fprintln(w, "NAME\tLAYOUT\tLICENCE\tDOWNLOAD, AT MOST\tMEMORY, AT MOST\tHERE")
 			fmt.Fprintln(w, "(embedded)\tlookout\tApache-2.0\t\t\tyes")
 			for _, r := range rows {
 				here := ""
@@ -107,7 +107,7 @@ func modelsShow() *cobra.Command {
 	}
 }
 
-func modelsPull() *cobra.Command {
+func modelsPull(g *global) *cobra.Command {
 	var precision string
 	c := &cobra.Command{
 		Use:   "pull NAME|OWNER/REPO[@REVISION]",
@@ -115,7 +115,11 @@ func modelsPull() *cobra.Command {
 		Long: `Downloads a model from the hub into the user's cache. What is there already is
 kept; an interrupted pull goes on where it was. HF_TOKEN is sent to the hub for
 models that need a licence accepted, HF_ENDPOINT names a mirror, HF_HUB_OFFLINE=1
-forbids the network.`,
+forbids the network.
+
+Without --precision each graph comes in the one that suits the device (--device):
+on a CPU q4, the smallest that runs fast and loses little; on a GPU fp16; fp32
+where a model has neither.`,
 		Example: `  lookout models pull smolvlm2-256m
   lookout models pull HuggingFaceTB/SmolVLM2-500M-Video-Instruct --precision q4f16
   lookout describe clip.mp4 --model smolvlm2-256m`,
@@ -129,8 +133,12 @@ forbids the network.`,
 			if err != nil {
 				return err
 			}
+			conf, err := g.load()
+			if err != nil {
+				return err
+			}
 			tell, done := pullProgress(cmd)
-			got, err := hub.Pull(cmd.Context(), ref, hub.Options{Dir: dir, Files: hub.Needed(precision), Progress: tell})
+			got, err := hub.Pull(cmd.Context(), ref, hub.Options{Dir: dir, Files: hub.Needed(precision, engine.OnGPU(conf)), Progress: tell})
 			done()
 			if err != nil {
 				return err
@@ -139,7 +147,7 @@ forbids the network.`,
 			return err
 		},
 	}
-	c.Flags().StringVar(&precision, "precision", "", "`variant` of the files: fp32, fp16, q4, q4f16, int8, quantized")
+	c.Flags().StringVar(&precision, "precision", "", "`variant` of the files: fp32, fp16, q4, q4f16, int8, quantized; what suits the device when empty")
 	return c
 }
 

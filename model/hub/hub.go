@@ -4,6 +4,7 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/lookout-video/lookout/model"
 )
 
 // DefaultEndpoint is used when neither Options nor HF_ENDPOINT names another.
@@ -72,9 +75,9 @@ type Options struct {
 	// Token is sent to the endpoint only, never to the storage it redirects to.
 	// It defaults to $HF_TOKEN.
 	Token string
-	// Files chooses which files come, by name within the repository.
-	// It defaults to Needed("").
-	Files func(name string) bool
+	// Files chooses which of a repository's files come.
+	// It defaults to Needed("", false).
+	Files func(names []string) ([]string, error)
 	// Parallel is how many files come at once. It defaults to 4.
 	Parallel int
 	// Retries is how often one request is tried again after a fault that may
@@ -103,24 +106,55 @@ type Progress struct {
 	Kept int64
 }
 
-// Needed chooses what a Model of vlm needs at a precision ("" for fp32):
-// JSON, templates, licence and the ONNX graphs of that precision.
-func Needed(precision string) func(string) bool {
-	suffix := ""
-	if precision != "" && precision != "auto" && precision != "fp32" {
-		suffix = "_" + precision
-	}
-	graph := regexp.MustCompile(`^(vision_encoder|embed_tokens|decoder_model_merged|vision_model|text_model|model)` + suffix + `\.onnx(_data(_\d+)?)?$`)
-	return func(name string) bool {
-		dir, base := path.Split(name)
-		switch {
-		case dir == "onnx/" || dir == "" && strings.Contains(base, ".onnx"):
-			return graph.MatchString(base)
-		case dir != "":
-			return false
+// graphFile reads a graph's name, its precision and its external data.
+var graphFile = regexp.MustCompile(`^(?:onnx/)?(vision_encoder|embed_tokens|decoder_model_merged|decoder_with_past_model|decoder_model|vision_model|text_model|model)(?:_(fp16|q4|q4f16|int8|uint8|quantized|bnb4))?\.onnx(?:_data(?:_\d+)?)?$`)
+
+// Needed chooses what running a model needs: JSON, templates, licence, and each
+// graph in one precision. "" or "auto" takes of those that are there what Lookout
+// runs best (model.Prefer): q4 on a CPU, fp16 on a GPU, fp32 without them.
+// Another precision is an error where a graph lacks it.
+func Needed(precision string, gpu bool) func([]string) ([]string, error) {
+	return func(names []string) ([]string, error) {
+		have := map[string][]string{} // precisions by graph
+		for _, n := range names {
+			if m := graphFile.FindStringSubmatch(n); m != nil {
+				have[m[1]] = append(have[m[1]], cmp.Or(m[2], "fp32"))
+			}
 		}
-		return slices.Contains([]string{".json", ".jinja", ".txt", ".md"}, path.Ext(base)) || strings.HasPrefix(base, "LICENSE")
+		// One decoder is enough, under the first of these names.
+		if len(have["decoder_model_merged"]) > 0 {
+			delete(have, "decoder_with_past_model")
+			delete(have, "decoder_model")
+		}
+		if len(have["decoder_model_merged"])+len(have["decoder_with_past_model"])+len(have["text_model"]) > 0 {
+			delete(have, "model")
+		}
+		pick := map[string]string{}
+		for graph, all := range have {
+			pick[graph] = precision
+			if precision == "" || precision == "auto" {
+				pick[graph] = model.Prefer(all, gpu)
+			} else if !slices.Contains(all, precision) {
+				slices.Sort(all)
+				return nil, fmt.Errorf("%w: %s has no precision %s; there is %s", ErrNotFound, graph, precision, strings.Join(slices.Compact(all), ", "))
+			}
+		}
+		var wanted []string
+		for _, n := range names {
+			m := graphFile.FindStringSubmatch(n)
+			switch {
+			case m != nil && pick[m[1]] == cmp.Or(m[2], "fp32"), m == nil && isText(n):
+				wanted = append(wanted, n)
+			}
+		}
+		return wanted, nil
 	}
+}
+
+// isText tells whether a file beside the graphs is one that a model needs.
+func isText(name string) bool {
+	dir, base := path.Split(name)
+	return dir == "" && (slices.Contains([]string{".json", ".jinja", ".txt", ".md"}, path.Ext(base)) || strings.HasPrefix(base, "LICENSE"))
 }
 
 // Path is the folder of a model under dir.
@@ -143,7 +177,7 @@ func (o *Options) defaults() error {
 		o.Token = os.Getenv("HF_TOKEN")
 	}
 	if o.Files == nil {
-		o.Files = Needed("")
+		o.Files = Needed("", false)
 	}
 	if o.Parallel <= 0 {
 		o.Parallel = 4

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -154,7 +155,7 @@ func (h *fakeHub) options(t *testing.T) Options {
 	t.Setenv("HF_HUB_OFFLINE", "")
 	tr := &http.Transport{}
 	t.Cleanup(tr.CloseIdleConnections)
-	return Options{Dir: t.TempDir(), Endpoint: h.api.URL, Client: &http.Client{Transport: tr}, Backoff: time.Millisecond, Retries: 5,
+	return Options{Dir: t.TempDir(), Endpoint: h.api.URL, Client: &http.Client{Transport: tr}, Backoff: time.Millisecond, Retries: 5, Files: Needed("fp32", false),
 		sleep: func(ctx context.Context, _ time.Duration) error { return ctx.Err() }}
 }
 
@@ -169,13 +170,17 @@ func ref(t *testing.T) Ref {
 // whole compares what lies there with what the hub has.
 func (h *fakeHub) whole(t *testing.T, dir string) {
 	t.Helper()
+	wanted, err := Needed("fp32", false)(slices.Collect(maps.Keys(h.files)))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, want := range h.files {
 		got, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(name)))
-		if Needed("")(name) != (err == nil) || err == nil && !bytes.Equal(got, want) {
+		if slices.Contains(wanted, name) != (err == nil) || err == nil && !bytes.Equal(got, want) {
 			t.Errorf("%s: %d bytes of %d, %v", name, len(got), len(want), err)
 		}
 	}
-	err := filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(p string, _ os.DirEntry, err error) error {
 		if strings.HasSuffix(p, part) {
 			t.Errorf("%s was left", p)
 		}
@@ -418,7 +423,7 @@ func TestFaultsThatStay(t *testing.T) {
 			h := newHub(t)
 			h.fault = c.fault
 			o := h.options(t)
-			o.Files = func(n string) bool { return Needed("")(n) || strings.HasPrefix(n, "..") }
+			o.Files = func(names []string) ([]string, error) { return names, nil }
 			_, err := Pull(t.Context(), ref(t), o)
 			if err == nil || c.want != nil && !errors.Is(err, c.want) {
 				t.Fatalf("got %v, want %v", err, c.want)
@@ -539,20 +544,46 @@ func TestFullDiskWhileDownloading(t *testing.T) {
 func TestPrecision(t *testing.T) {
 	h := newHub(t)
 	o := h.options(t)
-	o.Files = Needed("q4")
+	o.Files = nil
 	dir, err := Pull(t.Context(), ref(t), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "onnx/decoder_model_merged_q4.onnx")); err != nil {
-		t.Error(err)
+	// q4 of the decoder, fp32 of what has no other.
+	for name, there := range map[string]bool{"decoder_model_merged_q4": true, "decoder_model_merged": false, "embed_tokens": true} {
+		if _, err := os.Stat(filepath.Join(dir, "onnx", name+".onnx")); (err == nil) != there {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
-	if _, err := os.Stat(filepath.Join(dir, "onnx/decoder_model_merged.onnx")); err == nil {
-		t.Error("fp32 came too")
-	}
-	o.Files = Needed("int8")
-	if _, err := Pull(t.Context(), ref(t), o); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "precision") {
+	o.Files = Needed("int8", false)
+	if _, err := Pull(t.Context(), ref(t), o); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "there is fp32") {
 		t.Errorf("a precision that is not there: %v", err)
+	}
+}
+
+// What comes without a word about precision is what suits the device, each
+// graph once.
+func TestNeeded(t *testing.T) {
+	vlm := []string{"config.json", "a/config.json", "chat_template.jinja", "model.safetensors", "onnx/vision_encoder.onnx", "onnx/vision_encoder_fp16.onnx", "onnx/vision_encoder_q4.onnx",
+		"onnx/embed_tokens.onnx", "onnx/embed_tokens_fp16.onnx", "onnx/decoder_model_merged_q4.onnx", "onnx/decoder_model_merged_q4.onnx_data", "onnx/decoder_model_merged_q4f16.onnx",
+		"onnx/decoder_model_merged_fp16.onnx", "onnx/decoder_model_merged_fp16.onnx_data", "onnx/decoder_model_merged_fp16.onnx_data_1", "onnx/decoder_model.onnx", "onnx/decoder_with_past_model.onnx"}
+	split := []string{"onnx/decoder_model_int8.onnx", "onnx/decoder_with_past_model_int8.onnx", "onnx/embed_tokens_int8.onnx"}
+	for _, c := range []struct {
+		names     []string
+		precision string
+		gpu       bool
+		want      string
+	}{
+		{vlm, "", false, "config.json chat_template.jinja onnx/vision_encoder_q4.onnx onnx/embed_tokens.onnx onnx/decoder_model_merged_q4.onnx onnx/decoder_model_merged_q4.onnx_data"},
+		{vlm, "auto", true, "config.json chat_template.jinja onnx/vision_encoder_fp16.onnx onnx/embed_tokens_fp16.onnx onnx/decoder_model_merged_fp16.onnx onnx/decoder_model_merged_fp16.onnx_data onnx/decoder_model_merged_fp16.onnx_data_1"},
+		{vlm, "q4f16", false, "error"},
+		{split, "", false, "onnx/decoder_model_int8.onnx onnx/decoder_with_past_model_int8.onnx onnx/embed_tokens_int8.onnx"},
+		{[]string{"model.onnx", "model.onnx_data", "onnx/model_fp16.onnx"}, "", false, "model.onnx model.onnx_data"},
+	} {
+		got, err := Needed(c.precision, c.gpu)(c.names)
+		if text := strings.Join(got, " "); err == nil && text != c.want || err != nil && c.want != "error" {
+			t.Errorf("%q, gpu %v: %s, %v", c.precision, c.gpu, text, err)
+		}
 	}
 }
 
@@ -572,6 +603,28 @@ func TestParseRef(t *testing.T) {
 			t.Errorf("%q is %v", bad, got)
 		}
 	}
+}
+
+func FuzzListing(f *testing.F) {
+	f.Add([]byte(`[{"type":"file","path":"config.json","size":2,"oid":"ab"},{"type":"file","path":"onnx/model_q4.onnx","size":9,"oid":"cd","lfs":{"oid":"ef","size":7}}]`))
+	f.Add([]byte(`[{"type":"file","path":"../config.json","size":2},{"type":"directory","path":"onnx"}]`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var all []entry
+		if json.Unmarshal(data, &all) != nil {
+			return
+		}
+		for _, wanted := range []func([]string) ([]string, error){Needed("", false), Needed("", true), Needed("q4", false), func(n []string) ([]string, error) { return n, nil }} {
+			files, err := choose(all, wanted)
+			if err != nil {
+				continue
+			}
+			for _, file := range files {
+				if p := filepath.Join("/models/a", filepath.FromSlash(file.Name)); !strings.HasPrefix(p, "/models/a/") || file.Size < 0 {
+					t.Fatalf("%+v goes to %s", file, p)
+				}
+			}
+		}
+	})
 }
 
 func FuzzParseRef(f *testing.F) {

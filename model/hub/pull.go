@@ -174,6 +174,7 @@ func list(ctx context.Context, ref Ref, o *Options) (*record, error) {
 		r.Commit = ref.Revision
 	}
 	next := api + "/tree/" + url.PathEscape(r.Commit) + "?recursive=true"
+	var all []entry
 	for pages := 0; next != ""; pages++ {
 		if pages == 1000 {
 			return nil, fmt.Errorf("%w: the listing has no end", ErrUnavailable)
@@ -183,25 +184,47 @@ func list(ctx context.Context, ref Ref, o *Options) (*record, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range page {
-			if e.Type != "file" || !o.Files(e.Path) {
-				continue
-			}
-			if !local(e.Path) || e.Size < 0 {
-				return nil, fmt.Errorf("hub: the repository lists a file %q of %d bytes", e.Path, e.Size)
-			}
-			f := File{Name: e.Path, Size: e.Size, Git: e.OID}
-			if e.LFS != nil {
-				f.Git, f.SHA256, f.Size = "", strings.TrimPrefix(e.LFS.OID, "sha256:"), e.LFS.Size
-			}
-			r.Files = append(r.Files, f)
-		}
+		all = append(all, page...)
 		next = link
 	}
+	var err error
+	if r.Files, err = choose(all, o.Files); err != nil {
+		return nil, err
+	}
 	if !slices.ContainsFunc(r.Files, func(f File) bool { return strings.HasSuffix(f.Name, ".onnx") }) {
-		return nil, fmt.Errorf("%w: %s has no ONNX files of the wanted precision: choose another precision, or a repository with an onnx folder", ErrNotFound, ref)
+		return nil, fmt.Errorf("%w: %s has no ONNX files: choose a repository with an onnx folder", ErrNotFound, ref)
 	}
 	return r, nil
+}
+
+// choose gives the files of a listing that are wanted. Names and sizes come
+// from outside: one that would leave the model's folder is an error.
+func choose(all []entry, wanted func([]string) ([]string, error)) ([]File, error) {
+	var names []string
+	for _, e := range all {
+		if e.Type == "file" {
+			names = append(names, e.Path)
+		}
+	}
+	names, err := wanted(names)
+	if err != nil {
+		return nil, err
+	}
+	var files []File
+	for _, e := range all {
+		if e.Type != "file" || !slices.Contains(names, e.Path) {
+			continue
+		}
+		f := File{Name: e.Path, Size: e.Size, Git: e.OID}
+		if e.LFS != nil {
+			f.Git, f.SHA256, f.Size = "", strings.TrimPrefix(e.LFS.OID, "sha256:"), e.LFS.Size
+		}
+		if !local(f.Name) || f.Size < 0 {
+			return nil, fmt.Errorf("hub: the repository lists a file %q of %d bytes", f.Name, f.Size)
+		}
+		files = append(files, f)
+	}
+	return files, nil
 }
 
 var nextLink = func(h string) string {

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/internal/ort"
 	"github.com/lookout-video/lookout/model/hub"
 )
 
@@ -38,4 +41,15 @@ func ModelPath(name string) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("%s: %w", name, ErrNoModel)
+}
+
+// OnGPU tells whether models would run on a GPU here. Where the engine cannot
+// start they would not.
+func OnGPU(c configs.Config) bool {
+	env, err := ort.Open(ort.Config{Device: c.Device, Threads: 1})
+	if err != nil {
+		return false
+	}
+	defer env.Close()
+	return strings.HasPrefix(env.Device(), "cuda")
 }
