@@ -37,6 +37,10 @@ type Lookout struct {
 	FastForward func(ctx context.Context, length time.Duration) (Aging, error)
 	// Prompts plays the video with n standing prompts as fast as it can.
 	Prompts func(ctx context.Context, video string, n int) (PromptCost, error)
+	// Agree asks the same questions about the same frames of the video with and
+	// without what spares work: the embedded model's pixel gate, or, with the public
+	// model in dir, the leaving out of visual tokens.
+	Agree func(ctx context.Context, dir, video string) (Agreement, error)
 	// Watch plays the video through the whole pipeline once, as a user's stream.
 	Watch func(ctx context.Context, video string) error
 	// FirstWord plays the video at its own speed, and returns each update's time
@@ -72,6 +76,12 @@ type Aging struct {
 	Old, Young []time.Duration
 	// Early and Late are the bytes resident after the first minute and at the end.
 	Early, Late uint64
+}
+
+// Agreement is what Agree found.
+type Agreement struct {
+	Asked, Same int     // questions, and those that got the same answer to the letter
+	Spared      float64 // share of the frames not encoded, or of the visual tokens not read
 }
 
 // PromptCost is what a frame cost with n standing prompts.
@@ -247,6 +257,16 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 				return Start("lookout", c.FirstLine, c.Start...)
 			}(),
 		}},
+	}
+	if !c.Quick {
+		sides := []Side{}
+		for _, x := range [][3]string{{"embedded-gate", "", c.Video}, {"public-reduce", vlm + "-onnx-best128", busy}} {
+			sides = append(sides, ours(x[0], l.Agree != nil, "lookout bench --only reduction ("+x[0]+")", func(ctx context.Context) (Values, error) {
+				a, err := l.Agree(ctx, x[1], x[2])
+				return Values{"agreement": float64(a.Same) / float64(max(1, a.Asked)), "asked": float64(a.Asked), "spared": a.Spared}, err
+			}))
+		}
+		all = append(all, Scenario{Name: "reduction", Text: "share of answers that are the same with less work", Warm: -1, Runs: 1, Sides: sides})
 	}
 	ratios := []Ratio{
 		{"e2e_vs_transformers_same", "end-to-end", "lookout-fp32.updates_per_second", "transformers.updates_per_second", ">= 3"},

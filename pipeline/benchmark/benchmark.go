@@ -65,7 +65,7 @@ func New(c Config) *Runner {
 // Lookout is what bench.Scenarios asks for.
 func (r *Runner) Lookout() bench.Lookout {
 	return bench.Lookout{Ingest: r.ingest, Encode: r.encode, Generate: r.generate, Describe: r.describe, Streams: r.streams, FastForward: r.fastForward,
-		Prompts: r.prompts, Watch: r.watch, FirstWord: r.firstWord}
+		Prompts: r.prompts, Agree: r.agree, Watch: r.watch, FirstWord: r.firstWord}
 }
 
 // Close frees what is loaded.

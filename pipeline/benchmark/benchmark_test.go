@@ -77,6 +77,9 @@ func TestEmbeddedModel(t *testing.T) {
 	if err != nil || len(aged.Hours) != 1 || len(aged.Old) != young-filled || len(aged.Young) != young-filled || aged.Early == 0 || aged.Late == 0 {
 		t.Errorf("%+v, %v", aged, err)
 	}
+	if a, err := r.agree(ctx, "", video); err != nil || a.Asked != 10 || a.Same > a.Asked || a.Spared >= 1 {
+		t.Errorf("%+v, %v", a, err)
+	}
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
 	if _, err := r.firstWord(ended, video); !errors.Is(err, context.Canceled) {
@@ -104,6 +107,9 @@ func TestPublicModels(t *testing.T) {
 		if err != nil || took <= 0 {
 			t.Errorf("slide %v: %v, %v", slide, took, err)
 		}
+	}
+	if a, err := r.agree(ctx, smol, video); err != nil || a.Asked != 2 || a.Same > a.Asked {
+		t.Errorf("%+v, %v", a, err)
 	}
 	if _, err := r.describe(ctx, filepath.Join(smol, "nowhere"), bench.Job{Threads: 2}); !errors.Is(err, bench.ErrMissing) {
 		t.Errorf("no model: %v", err)

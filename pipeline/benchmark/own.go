@@ -390,6 +390,65 @@ func (r *Runner) prompts(ctx context.Context, video string, n int) (bench.Prompt
 	return bench.PromptCost{Visual: median(visual), Total: median(total)}, nil
 }
 
+// agree compares a stream's answers with the default gate to those with none.
+func (r *Runner) agree(ctx context.Context, dir, video string) (out bench.Agreement, err error) {
+	if dir != "" {
+		return r.agreePublic(ctx, dir, video)
+	}
+	if err := r.useOwn(); err != nil {
+		return out, err
+	}
+	i := r.models.Info
+	show, err := frames(ctx, ingest.Config{Name: "bench", URL: video, Width: i.Width, Height: i.Height, SampleRate: i.FPS, Stills: -1}, 2*cycle)
+	if err != nil {
+		return out, err
+	}
+	var sides []*pipeline.Looker
+	for _, gate := range []float64{0, configs.DefaultStream().Gate} {
+		l, err := pipeline.NewLooker(r.models, r.batch, gate)
+		if err != nil {
+			return out, err
+		}
+		defer l.Close()
+		sides = append(sides, l)
+	}
+	held := 0
+	for n, f := range show {
+		for k, l := range sides {
+			seen, err := l.Look(ctx, f)
+			if err != nil {
+				return out, err
+			}
+			if k == 1 && !seen.Encoded {
+				held++
+			}
+		}
+		if n%4 != 3 { // once a second
+			continue
+		}
+		for k := range len(questions) + 1 {
+			req := pipeline.Request{Task: pipeline.Describe}
+			if k > 0 {
+				req = pipeline.Request{Task: pipeline.Ask, Text: questions[k-1]}
+			}
+			a, err := sides[0].Say(ctx, req, nil)
+			if err != nil {
+				return out, err
+			}
+			b, err := sides[1].Say(ctx, req, nil)
+			if err != nil {
+				return out, err
+			}
+			out.Asked++
+			if a.Text == b.Text && a.CannotTell == b.CannotTell {
+				out.Same++
+			}
+		}
+	}
+	out.Spared = float64(held) / float64(len(show))
+	return out, nil
+}
+
 func median(d []time.Duration) time.Duration {
 	slices.Sort(d)
 	return d[len(d)/2]

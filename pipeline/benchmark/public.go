@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -153,4 +154,58 @@ func (r *Runner) describe(ctx context.Context, dir string, job bench.Job) (time.
 		}
 	}
 	return time.Since(began), nil
+}
+
+// alike is the cosine above which agreePublic lets visual tokens be left out.
+const alike = 0.98
+
+// agreePublic compares a stream's answers with all visual tokens read to those
+// with what is alike left out.
+func (r *Runner) agreePublic(ctx context.Context, dir, video string) (out bench.Agreement, err error) {
+	var models []*vlm.Model
+	var sides []*vlm.Session
+	for _, above := range []float64{0, alike} {
+		m, err := r.usePublic(dir, vlm.Options{Frames: 4, Slide: vlm.CanSlide(dir), Reduce: above})
+		if err != nil {
+			return out, err
+		}
+		s, err := m.NewSession()
+		if err != nil {
+			return out, err
+		}
+		defer s.Close()
+		models, sides = append(models, m), append(sides, s)
+	}
+	side := models[0].Side()
+	show, err := frames(ctx, ingest.Config{Name: "bench", URL: video, SampleRate: 1, Width: side, Height: side, Stills: -1}, 12)
+	if err != nil {
+		return out, err
+	}
+	for _, f := range show {
+		v, err := models[0].EncodeFrame(ctx, f)
+		if err != nil {
+			return out, err
+		}
+		var said [2]string
+		for k, s := range sides {
+			own := v
+			own.Data = slices.Clone(v.Data)
+			if err := s.AppendFrame(ctx, own, f.At); err != nil {
+				return out, err
+			}
+			for p, err := range s.Generate(ctx, vlm.Request{Question: "Describe what happens.", MaxTokens: 16, Exactly: true}) {
+				if err != nil {
+					return out, err
+				}
+				said[k] += p.Text
+			}
+		}
+		out.Asked++
+		if said[0] == said[1] {
+			out.Same++
+		}
+	}
+	read, left := sides[1].Reduced()
+	out.Spared = float64(left) / float64(max(1, read+left))
+	return out, nil
 }
