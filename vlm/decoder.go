@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/lookout-video/lookout/internal/ort"
@@ -330,13 +331,12 @@ func (d *decoder) close() error {
 
 // greedy is the likeliest token.
 func (d *decoder) greedy() (int, error) {
-	best := 0
+	best, most := 0, float32(math.Inf(-1))
 	for i, x := range d.logits {
-		if x != x {
+		if x > most {
+			best, most = i, x
+		} else if x != x {
 			return 0, ErrNaN
-		}
-		if x > d.logits[best] {
-			best = i
 		}
 	}
 	return best, nil
