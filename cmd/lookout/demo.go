@@ -145,7 +145,8 @@ func demo(cmd *cobra.Command, g *global, lasts time.Duration, asJSON bool, redis
 	defer cancel()
 	out := cmd.OutOrStdout()
 	if !asJSON {
-		fmt.Fprintf(out, "The page:  %s\nRedis:     redis-cli -u %s XREAD BLOCK 0 STREAMS %s '$'\nStop with Ctrl-C.\n\n", s.URL(), redisURL, server.RedisConfig(conf.Redis).EventsKey("yard"))
+		fmt.Fprintf(out, "The page:  %s\nRedis:     redis-cli -u %s XREAD BLOCK 0 STREAMS %s '$'\n           lookout events tail --redis %s --prefix %s\nStop with Ctrl-C.\n\n",
+			s.URL(), redisURL, server.RedisConfig(conf.Redis).EventsKey("yard"), redisURL, conf.Redis.Prefix)
 	}
 	counted := newCounter(s.Bus(), out, asJSON)
 	var wg sync.WaitGroup

@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strconv"
+	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lookout-video/lookout/configs"
 	"github.com/lookout-video/lookout/event"
 	"github.com/lookout-video/lookout/output/redis"
 	"github.com/lookout-video/lookout/pipeline/server"
@@ -18,15 +22,17 @@ import (
 func eventsCommand(g *global) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "events",
-		Short: "Reads events from Redis, and shows their schema",
+		Short: "Reads events from Redis, searches past ones, and shows their schema",
 		Example: `  lookout events tail --redis redis://127.0.0.1:6379/0
   lookout events replay --stream yard --since 1h --json
+  lookout events search "red van"
   lookout events schema > event.schema.json`,
 		Args: cobra.NoArgs,
 	}
-	var url, stream string
+	var url, prefix, stream string
 	var asJSON bool
 	c.PersistentFlags().StringVar(&url, "redis", "", "`URL` of the Redis; that of the configuration when not given")
+	c.PersistentFlags().StringVar(&prefix, "prefix", "", "first `part` of every key; that of the configuration when not given")
 	c.PersistentFlags().StringVar(&stream, "stream", "", "one stream's events only")
 	c.PersistentFlags().BoolVar(&asJSON, "json", false, "the whole event as JSON, one a line")
 	open := func() (*redis.Client, error) {
@@ -34,41 +40,70 @@ func eventsCommand(g *global) *cobra.Command {
 		if err != nil {
 			return nil, err
 		}
-		if url != "" {
-			conf.Redis.URL = url
+		if url != "" { // that server, and no Cluster or Sentinels that the file may name
+			r := configs.Redis{URL: url, Prefix: conf.Redis.Prefix, Username: conf.Redis.Username, Password: conf.Redis.Password,
+				CAFile: conf.Redis.CAFile, CertFile: conf.Redis.CertFile, KeyFile: conf.Redis.KeyFile, ServerName: conf.Redis.ServerName}
+			if !strings.HasPrefix(url, "rediss:") {
+				r.CAFile, r.CertFile, r.KeyFile, r.ServerName = "", "", "", ""
+			}
+			conf.Redis = r
+		}
+		if prefix != "" {
+			conf.Redis.Prefix = prefix
 		}
 		if conf.Redis.URL == "" && len(conf.Redis.Addrs) == 0 {
 			return nil, usageError{errors.New("which Redis? Set redis.url in the configuration, or --redis URL")}
 		}
 		return redis.Open(server.RedisConfig(conf.Redis))
 	}
+	// silent tells who sees nothing where nothing is.
+	silent := func(cmd *cobra.Command, client *redis.Client, then string) {
+		key := client.Config().AllKey()
+		if stream != "" {
+			key = client.Config().EventsKey(stream)
+		}
+		if n, err := client.Redis().Exists(cmd.Context(), key).Result(); err == nil && n == 0 {
+			fmt.Fprintf(cmd.ErrOrStderr(), "lookout: no events in %s at %s%s (--prefix and --stream name other keys)\n", key, client.Target(), then)
+		}
+	}
 	var after string
+	var last int64
 	tail := &cobra.Command{
-		Use: "tail", Short: "Prints events as they come", Args: cobra.NoArgs,
+		Use: "tail", Short: "Prints the last events, and then those that come", Args: cobra.NoArgs,
+		Long: `Prints the last events, and then those that come, until Ctrl-C. A Redis that goes
+away is waited for; when it is back nothing is missing.`,
+		Example: `  lookout events tail --stream yard
+  lookout events tail -n 0 --json | jq .data.text`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := open()
 			if err != nil {
 				return err
 			}
 			defer client.Close()
+			silent(cmd, client, " yet; waiting for some")
 			ctx := cmd.Context()
-			// A server that is away is told of and waited for.
-			return printEntries(ctx, cmd, client.Tail(ctx, redis.TailOptions{Stream: stream, After: after}), asJSON, true)
+			return printEntries(ctx, cmd, client.Tail(ctx, redis.TailOptions{Stream: stream, After: after, Last: last}), asJSON, true)
 		},
 	}
-	tail.Flags().StringVar(&after, "after", "", "`id` after which to begin; 0 for all that is kept")
+	tail.Flags().StringVar(&after, "after", "", "`id` after which to begin, as redis-cli shows it; 0 for all that is kept")
+	tail.Flags().Int64VarP(&last, "last", "n", 10, "`how many` past events come first")
 	var since time.Duration
 	replay := &cobra.Command{
 		Use: "replay", Short: "Prints past events", Args: cobra.NoArgs,
+		Example: `  lookout events replay --since 1h
+  lookout events replay --stream yard --json > events.jsonl`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := open()
 			if err != nil {
 				return err
 			}
 			defer client.Close()
+			silent(cmd, client, "")
 			o := redis.ReplayOptions{Stream: stream}
-			if since > 0 && stream != "" {
-				o.From = redis.TimeID(time.Now().Add(-since)) // a camera's ids begin with the time
+			if since > 0 {
+				// Ids begin with a time: in a camera's stream the event's, in that of all the
+				// arrival in Redis, whose clock may be another.
+				o.From = redis.TimeID(time.Now().Add(-since - time.Hour))
 			}
 			return printEntries(cmd.Context(), cmd, filterSince(client.Replay(cmd.Context(), o), since), asJSON, false)
 		},
@@ -82,11 +117,12 @@ func eventsCommand(g *global) *cobra.Command {
 				return err
 			}
 			defer client.Close()
+			silent(cmd, client, "")
 			groups, err := client.Lag(cmd.Context(), stream)
 			if err != nil {
 				return err
 			}
-			return printJSON(cmd.OutOrStdout(), groups)
+			return printLag(cmd.OutOrStdout(), groups, asJSON)
 		},
 	}
 	schema := &cobra.Command{
@@ -142,6 +178,26 @@ func printEntries(ctx context.Context, cmd *cobra.Command, all iter.Seq2[redis.E
 	return nil
 }
 
+func printLag(w io.Writer, groups []redis.GroupLag, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, append([]redis.GroupLag{}, groups...))
+	}
+	if len(groups) == 0 {
+		_, err := fmt.Fprintln(w, "no consumer group reads here")
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "GROUP\tCONSUMERS\tLAG\tPENDING\tLAST")
+	for _, g := range groups {
+		lag := strconv.FormatInt(g.Lag, 10)
+		if g.Lag < 0 {
+			lag = "unknown"
+		}
+		fmt.Fprintf(t, "%s\t%d\t%s\t%d\t%s\n", g.Group, g.Consumers, lag, g.Pending, g.Last)
+	}
+	return t.Flush()
+}
+
 func printEvent(w io.Writer, ev *event.Event) error {
 	d := ev.Data
 	text := d.Text
@@ -155,6 +211,9 @@ func printEvent(w io.Writer, ev *event.Event) error {
 				text += fmt.Sprintf("%s %.2f  ", l.Name, l.Probability)
 			}
 		}
+	}
+	if d.Prompt != nil && d.Prompt.Text != "" && d.Prompt.Text != d.Text && (ev.Type == event.TypeAnswer || ev.Type == event.TypeAlert) {
+		text = d.Prompt.Text + " " + text
 	}
 	if d.Probability != nil {
 		text = fmt.Sprintf("%s (%.3f)", text, *d.Probability)

@@ -2,13 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -46,6 +50,9 @@ Lookout (web.listen) is asked; without one its index in state_dir is read.`,
 			if err != nil {
 				return err
 			}
+			if len(hits) == 0 && !*asJSON {
+				fmt.Fprintln(cmd.ErrOrStderr(), "lookout: nothing was found")
+			}
 			for _, h := range hits {
 				if *asJSON {
 					err = printJSON(cmd.OutOrStdout(), h)
@@ -67,9 +74,10 @@ Lookout (web.listen) is asked; without one its index in state_dir is read.`,
 func searchServer(ctx context.Context, conf configs.Config, text, stream string, k int) ([]web.Hit, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	scheme := "http"
+	scheme, client := "http", http.DefaultClient
 	if conf.Web.TLSCert != "" {
-		scheme = "https"
+		scheme, client = "https", trusting(conf)
+		defer client.CloseIdleConnections()
 	}
 	q := url.Values{"q": {text}, "k": {strconv.Itoa(k)}}
 	if stream != "" {
@@ -82,7 +90,7 @@ func searchServer(ctx context.Context, conf configs.Config, text, stream string,
 	if conf.Web.Token != "" {
 		req.Header.Set("Authorization", "Bearer "+conf.Web.Token)
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -91,11 +99,40 @@ func searchServer(ctx context.Context, conf configs.Config, text, stream string,
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1000))
 		return nil, fmt.Errorf("the Lookout at %s answers %s: %s", conf.Web.Listen, resp.Status, strings.TrimSpace(string(b)))
 	}
-	var hits []web.Hit
-	if err := json.NewDecoder(resp.Body).Decode(&hits); err != nil {
+	var answer struct {
+		Hits []web.Hit `json:"hits"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
 		return nil, fmt.Errorf("the answer of the Lookout at %s: %w", conf.Web.Listen, err)
 	}
-	return hits, nil
+	return answer.Hits, nil
+}
+
+// trusting is a client that knows the server by its very certificate, made by
+// Lookout or not: it runs on this machine.
+func trusting(conf configs.Config) *http.Client {
+	path := conf.Web.TLSCert
+	if path == "self" {
+		path = filepath.Join(conf.StateDir, "web-cert.pem")
+	}
+	var want *x509.Certificate
+	if pemBytes, err := os.ReadFile(path); err == nil {
+		if block, _ := pem.Decode(pemBytes); block != nil {
+			want, _ = x509.ParseCertificate(block.Bytes)
+		}
+	}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: true, // its name is not the address that it listens on; it is compared as a whole
+		VerifyConnection: func(s tls.ConnectionState) error {
+			if want == nil || !s.PeerCertificates[0].Equal(want) {
+				return fmt.Errorf("the server at %s has another certificate than %s", conf.Web.Listen, path)
+			}
+			return nil
+		},
+	}
+	return &http.Client{Transport: t}
 }
 
 // searchIndex reads the index of a Lookout that does not run.

@@ -101,6 +101,8 @@ type TailOptions struct {
 	// After is the id after which to begin: "0" for all that is kept.
 	// It defaults to what comes from now on.
 	After string
+	// Last is how many past events come first, when After is empty.
+	Last int64
 }
 
 // Tail gives events as they come until ctx ends. A server that is away comes as
@@ -113,7 +115,7 @@ func (c *Client) Tail(ctx context.Context, o TailOptions) iter.Seq2[Entry, error
 		for ctx.Err() == nil {
 			var err error
 			if after == "" { // "$" anew for each read would leave gaps
-				after, err = c.lastID(ctx, key)
+				after, err = c.begin(ctx, key, o.Last)
 			}
 			var res []goredis.XStream
 			if err == nil {
@@ -147,6 +149,18 @@ func (c *Client) Tail(ctx context.Context, o TailOptions) iter.Seq2[Entry, error
 			}
 		}
 	}
+}
+
+// begin gives the id after which the last n entries come, and all later ones.
+func (c *Client) begin(ctx context.Context, key string, n int64) (string, error) {
+	if n <= 0 {
+		return c.lastID(ctx, key)
+	}
+	ms, err := c.rdb.XRevRangeN(ctx, key, "+", "-", n+1).Result()
+	if err != nil || int64(len(ms)) <= n {
+		return "0", err
+	}
+	return ms[n].ID, nil
 }
 
 func (c *Client) lastID(ctx context.Context, key string) (string, error) {

@@ -63,6 +63,32 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// What comes first is the last of the past, and then all that follows it.
+func TestTailBeginsWithTheLast(t *testing.T) {
+	srv := redistest.Start(t)
+	c := redistest.Open(t, redis.Config{URL: srv.URL()})
+	for last, want := range map[int64]string{1: "3 4", 2: "2 3 4", 3: "1 2 3 4", 9: "1 2 3 4"} {
+		cam := fmt.Sprint("cam", last)
+		deliver(t, c, desc(cam, 1), desc(cam, 2), desc(cam, 3))
+		var got []string
+		for e, err := range c.Tail(t.Context(), redis.TailOptions{Stream: cam, Last: last}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprint(e.Event.Data.Seq))
+			if e.Event.Data.Seq == 3 {
+				deliver(t, c, desc(cam, 4))
+			}
+			if e.Event.Data.Seq == 4 {
+				break
+			}
+		}
+		if s := strings.Join(got, " "); s != want {
+			t.Errorf("the last %d: %s, want %s", last, s, want)
+		}
+	}
+}
+
 // TestTailThroughARestart follows a server that is killed and comes back.
 func TestTailThroughARestart(t *testing.T) {
 	dir := t.TempDir()

@@ -270,7 +270,7 @@ func TestTLS(t *testing.T) {
 }
 
 // aclRule is what docs/redis.md tells operators to give Lookout's user.
-const aclRule = `on >pw resetkeys ~lookout:* ~{lookout:events}:seen resetchannels &lookout:* -@all +ping +hello +client +evalsha +eval +xadd +xtrim +xinfo +hset +hget +publish +xrange +xread +hgetall`
+const aclRule = `on >pw resetkeys ~lookout:* ~{lookout:events}:seen resetchannels &lookout:* -@all +ping +hello +client +evalsha +eval +xadd +xtrim +xinfo +hset +hget +publish +xrange +xrevrange +xread +exists +hgetall`
 
 func TestACLUser(t *testing.T) {
 	srv := redistest.Start(t)
@@ -298,6 +298,12 @@ func TestACLUser(t *testing.T) {
 	}
 	if _, err := c.Lag(t.Context(), "a"); err != nil {
 		t.Error(err)
+	}
+	for _, err := range c.Tail(t.Context(), redis.TailOptions{Last: 1}) {
+		if err != nil {
+			t.Error(err)
+		}
+		break
 	}
 	if err := admin.Redis().Do(t.Context(), "ACL", "SETUSER", "lookout", "-xadd").Err(); err != nil {
 		t.Fatal(err)
