@@ -156,6 +156,7 @@ type ModelInfo struct {
 	Patched       bool    // each patch has an embedding too
 	Changes       bool    // knows the Changes task
 	Silent        bool    // has no language model: labels and search only
+	Pictures      bool    // its sessions read the frames' pictures, not the tokens
 	SpeakAt       float32 // novelty under which nothing is said
 	Labels        []string
 	// DomainThreshold is the Distance above which a frame is unlike the

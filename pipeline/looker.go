@@ -76,6 +76,9 @@ type Seen struct {
 	// Picture is what it looks like, valid until the next Look; empty when the
 	// model has no such space.
 	Picture Picture
+	// Visual is what the session got, valid until the next Look; empty when that
+	// was nothing.
+	Visual tensor.View[float32]
 	// EncodeTime is what encoder and memory took.
 	EncodeTime time.Duration
 }
@@ -109,7 +112,7 @@ func (l *Looker) Look(ctx context.Context, f *media.Frame) (Seen, error) {
 		visual, seen.Novelty = step.Visual, step.Novelty
 		l.novel = step.Novelty
 	}
-	seen.EncodeTime = time.Since(began)
+	seen.EncodeTime, seen.Visual = time.Since(began), visual
 	if err := l.session.Append(ctx, f, visual); err != nil {
 		return seen, fmt.Errorf("append a frame: %w", err)
 	}

@@ -387,14 +387,14 @@ func TestAsk(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	ev, err := s.Ask(ctx, event.Prompt{ID: "q", Text: "red van"}, "me")
+	ev, err := s.Ask(ctx, event.Prompt{ID: "q", Text: "red van"}, "me", 0)
 	if err != nil || !ev.Data.Abstained {
 		t.Errorf("asked before the first frame: %+v, %v", ev, err)
 	}
 	src.pace <- struct{}{}
 	src.pace <- struct{}{}
 	waitFor(t, func() bool { return s.Snapshot().Looked > 0 })
-	ev, err = s.Ask(ctx, event.Prompt{ID: "q", Text: "red van"}, "me")
+	ev, err = s.Ask(ctx, event.Prompt{ID: "q", Text: "red van"}, "me", 0)
 	if err != nil || ev.Data.Text != "yes" || ev.Data.Viewer != "me" || ev.Data.Probability == nil || *ev.Data.Probability != 0.95 || len(ev.Data.Evidence) == 0 {
 		t.Errorf("got %+v, %v", ev, err)
 	}
@@ -402,7 +402,7 @@ func TestAsk(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if _, err := s.Ask(t.Context(), event.Prompt{}, ""); !errors.Is(err, ErrEnded) {
+	if _, err := s.Ask(t.Context(), event.Prompt{}, "", 0); !errors.Is(err, ErrEnded) {
 		t.Errorf("asked after the end: %v", err)
 	}
 	if !src.closed.Load() {
@@ -410,6 +410,77 @@ func TestAsk(t *testing.T) {
 	}
 	if _, err := s.Still(0, 0); !errors.Is(err, ErrEnded) {
 		t.Errorf("still after the end: %v", err)
+	}
+}
+
+// A question may look back: what has left the window is still known for a while.
+func TestAskAboutThePast(t *testing.T) {
+	src := &testSource{scenes: slices.Concat(repeat(8, 10), repeat(4, 30), repeat(12, 10), repeat(300, 0)), pace: make(chan struct{})}
+	w := newWorld(t, map[string]*testSource{"a": src})
+	s := w.lockstep(stream("a"))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	next := func(frames int) {
+		looked := s.Snapshot().Looked
+		for range frames {
+			src.pace <- struct{}{}
+		}
+		waitFor(t, func() bool { return s.Snapshot().Looked == looked+uint64(frames) })
+	}
+	ask := func(text string, since time.Duration) event.Data {
+		t.Helper()
+		ev, err := s.Ask(ctx, event.Prompt{ID: "q", Text: text}, "me", since)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ev.Data
+	}
+	next(24) // the van stood there from 2 s to 3 s, of 6 s
+	if d := ask("red van", 0); d.Text != "no" {
+		t.Errorf("now: %+v", d)
+	}
+	d := ask("red van", 10*time.Second)
+	if d.Text != "yes" || d.Viewer != "me" || d.Probability == nil || *d.Probability != 0.95 || len(d.Evidence) != 4 {
+		t.Fatalf("the last 10 s: %+v", d)
+	}
+	if first, last := d.Evidence[0].MediaMS, d.Evidence[3].MediaMS; first > 2750 || last < 2000 {
+		t.Errorf("it rests on %d ms to %d ms", first, last)
+	}
+	if d := ask("red van", 2*time.Second); d.Text != "no" {
+		t.Errorf("the last 2 s: %+v", d)
+	}
+	if d := ask("elephant", 10*time.Second); d.Text != "no" || *d.Probability != 0.05 {
+		t.Errorf("never seen: %+v", d)
+	}
+	next(1)
+	if d := ask("dog", 10*time.Second); d.Text != "yes" {
+		t.Errorf("a dog: %+v", d)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Ask(t.Context(), event.Prompt{}, "", time.Minute); !errors.Is(err, ErrEnded) {
+		t.Errorf("asked after the end: %v", err)
+	}
+
+	var r recall
+	for n := range 1000 { // a minute is kept, and no more
+		r.add(4, event.Evidence{MediaMS: int64(n) * 250}, tensor.View[float32]{Data: []float32{float32(n)}})
+	}
+	if m := r.since(0, 4); len(m) != 240 || m[0].visual.Data[0] != 760 || m[239].visual.Data[0] != 999 {
+		t.Errorf("%d moments are kept", len(m))
+	}
+	if m := r.since(1e9, 4); len(m) != 4 || m[3].evidence.MediaMS != 999*250 {
+		t.Errorf("what stands: %+v", m)
+	}
+	var big recall
+	for range 100 {
+		big.add(4, event.Evidence{}, tensor.View[float32]{Data: make([]float32, 1<<20)})
+	}
+	if len(big.ring) != 4 {
+		t.Errorf("%d moments of 4 MB are kept", len(big.ring))
 	}
 }
 
@@ -423,7 +494,7 @@ func TestAskAboutAStrangeFrame(t *testing.T) {
 	go func() { done <- s.Run(ctx) }()
 	src.pace <- struct{}{}
 	waitFor(t, func() bool { return s.Snapshot().Looked > 0 })
-	if ev, err := s.Ask(ctx, event.Prompt{ID: "q", Text: "red van"}, "me"); err != nil || !ev.Data.Abstained || ev.Data.Probability != nil {
+	if ev, err := s.Ask(ctx, event.Prompt{ID: "q", Text: "red van"}, "me", 0); err != nil || !ev.Data.Abstained || ev.Data.Probability != nil {
 		t.Errorf("got %+v, %v", ev, err)
 	}
 	cancel()
@@ -439,10 +510,10 @@ func TestAskIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	for range maxAsks {
-		wg.Go(func() { _, _ = s.Ask(ctx, event.Prompt{}, "") })
+		wg.Go(func() { _, _ = s.Ask(ctx, event.Prompt{}, "", 0) })
 	}
 	waitFor(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return len(s.asks) == maxAsks })
-	if _, err := s.Ask(ctx, event.Prompt{}, ""); !errors.Is(err, ErrBusy) {
+	if _, err := s.Ask(ctx, event.Prompt{}, "", 0); !errors.Is(err, ErrBusy) {
 		t.Errorf("got %v", err)
 	}
 	cancel()

@@ -70,6 +70,11 @@ type Stream struct {
 	past *past // nil when no clips are made
 	err  error // why it cannot run at all
 
+	recalling chan struct{}   // held by who looks through the past
+	over      context.Context // ends when the stream does
+	end       context.CancelFunc
+	askers    sync.WaitGroup
+
 	mu      sync.Mutex
 	asks    []*ask
 	labels  []string
@@ -90,12 +95,14 @@ const (
 type ask struct {
 	prompt event.Prompt
 	viewer string
+	since  time.Duration
 	done   chan askResult
 }
 
 type askResult struct {
-	ev  *event.Event
-	err error
+	ev   *event.Event
+	past []moment // instead of ev: what the asker is to look through itself
+	err  error
 }
 
 // NewStream makes a stream; Run runs it.
@@ -117,6 +124,8 @@ func NewStream(cfg configs.Stream, deps *Deps) *Stream {
 	if deps.Past > 0 && slices.ContainsFunc(cfg.Questions, func(q configs.Question) bool { return q.Alert != nil }) {
 		s.past = &past{length: deps.Past}
 	}
+	s.recalling = make(chan struct{}, 1)
+	s.over, s.end = context.WithCancel(context.Background())
 	s.st.state = event.Status{State: "connecting"}
 	s.src = deps.Open(cfg, deps.Models.Info, s.tap, s.onStatus)
 	return s
@@ -154,13 +163,15 @@ func (s *Stream) finish() {
 	s.src.Close()
 	s.sourceMu.Unlock()
 	s.tap.Close()
+	s.end()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.ended = true
 	for _, a := range s.asks {
 		a.done <- askResult{err: ErrEnded}
 	}
 	s.asks = nil
+	s.mu.Unlock()
+	s.askers.Wait()
 }
 
 // read fills the mailbox: the newest frame wins.
@@ -200,8 +211,11 @@ func (s *Stream) watch(ctx context.Context) error {
 			return err
 		}
 		if a := s.nextAsk(); a != nil {
-			ev, err := t.answer(ctx, a)
-			a.done <- askResult{ev, err}
+			var r askResult
+			if r.past, r.err = t.moments(a); r.err == nil && len(r.past) == 0 {
+				r.ev, r.err = t.answer(ctx, a)
+			}
+			a.done <- r
 		}
 		if f == nil {
 			continue
@@ -259,10 +273,11 @@ func (s *Stream) nextAsk() *ask {
 	return a
 }
 
-// Ask answers a question about the newest frames. The deltas go out on the bus
+// Ask answers a question about the newest frames or, with since, about what was
+// seen in that time, of which a minute is kept. The deltas go out on the bus
 // meanwhile, and the event too; viewer is copied into both.
-func (s *Stream) Ask(ctx context.Context, p event.Prompt, viewer string) (*event.Event, error) {
-	a := &ask{prompt: p, viewer: viewer, done: make(chan askResult, 1)}
+func (s *Stream) Ask(ctx context.Context, p event.Prompt, viewer string, since time.Duration) (*event.Event, error) {
+	a := &ask{prompt: p, viewer: viewer, since: since, done: make(chan askResult, 1)}
 	s.mu.Lock()
 	switch {
 	case s.ended:
@@ -273,11 +288,19 @@ func (s *Stream) Ask(ctx context.Context, p event.Prompt, viewer string) (*event
 		return nil, ErrBusy
 	}
 	s.asks = append(s.asks, a)
+	s.askers.Add(1) // the stream waits for who looks through the past
 	s.mu.Unlock()
+	defer s.askers.Done()
 	s.mail.wake()
 	select {
 	case r := <-a.done:
-		return r.ev, r.err
+		if r.past == nil {
+			return r.ev, r.err
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(s.over, cancel)()
+		return s.remember(ctx, a, r.past)
 	case <-ctx.Done():
 		return nil, ctx.Err() // the answer still goes out as an event
 	}

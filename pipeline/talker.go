@@ -31,8 +31,9 @@ type talker struct {
 	questions []*standing
 	evidence  []event.Evidence // of the frames in the window, oldest first
 	image     []float32        // of the newest encoded frame
-	now       media.Timestamp  // of the newest frame
-	taken     time.Time        // when it was taken up
+	past      recall
+	now       media.Timestamp // of the newest frame
+	taken     time.Time       // when it was taken up
 	encode    time.Duration
 	ood       bool    // the scene is unlike what the model knows
 	strange   bool    // the newest frame is
@@ -63,9 +64,7 @@ type standing struct {
 
 func newTalker(s *Stream, l *Looker) *talker {
 	t := &talker{s: s, l: l, said: map[string]time.Duration{}, viewers: map[string]string{}}
-	if m := s.deps.Models.Info; m.Name != "" {
-		t.model = &event.Model{Name: m.Name, Hash: m.Hash}
-	}
+	t.model = modelOf(s)
 	t.narration = event.NewNarration(event.NarrationConfig{Stream: s.cfg.Name, Quiet: s.cfg.Describe.Quiet,
 		Prompt: &event.Prompt{ID: PromptDescribe, Text: s.cfg.Describe.Prompt}})
 	for _, q := range s.cfg.Questions {
@@ -80,6 +79,15 @@ func newTalker(s *Stream, l *Looker) *talker {
 		t.questions = append(t.questions, st)
 	}
 	return t
+}
+
+// modelOf names the stream's model in events; nil when it has no name.
+func modelOf(s *Stream) *event.Model {
+	m := s.deps.Models.Info
+	if m.Name == "" {
+		return nil
+	}
+	return &event.Model{Name: m.Name, Hash: m.Hash}
 }
 
 // orNone turns the configuration's 0, which means none, into event's -1.
@@ -127,7 +135,11 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 		if n := max(t.s.deps.Models.Info.Window, 1); len(t.evidence) >= n {
 			t.evidence = append(t.evidence[:0], t.evidence[len(t.evidence)-n+1:]...)
 		}
-		t.evidence = append(t.evidence, event.Evidence{Capture: f.At.Capture, MediaMS: f.At.Media.Milliseconds(), RTP: f.At.RTP, Frame: f.Seq})
+		e := event.Evidence{Capture: f.At.Capture, MediaMS: f.At.Media.Milliseconds(), RTP: f.At.RTP, Frame: f.Seq}
+		t.evidence = append(t.evidence, e)
+		if i := &t.s.deps.Models.Info; !seen.Strange && !seen.OutOfDomain && !i.Pictures && !i.Silent {
+			t.past.add(i.FPS, e, seen.Visual)
+		}
 		t.news = max(t.news, seen.Novelty)
 	}
 	t.strange = seen.Strange
@@ -362,6 +374,22 @@ func (t *talker) answerData(a Answer, p event.Prompt, viewer string, sp *speaker
 	}
 	t.count(d.Text)
 	return d
+}
+
+// moments are those that q looks back on: nil when the window holds them.
+func (t *talker) moments(q *ask) ([]moment, error) {
+	i := &t.s.deps.Models.Info
+	if q.since <= 0 || i.FPS > 0 && q.since.Seconds() <= float64(i.Window)/i.FPS {
+		return nil, nil
+	}
+	if i.Pictures {
+		return nil, ErrPast
+	}
+	least := i.Window // what stands
+	if t.ood || t.strange {
+		least = 0
+	}
+	return t.past.since((t.now.Media - q.since).Milliseconds(), least), nil
 }
 
 // answer answers one ad-hoc question about the newest frames.

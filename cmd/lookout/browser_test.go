@@ -202,6 +202,7 @@ func TestBrowserWholeProgram(t *testing.T) {
 	}, 30); return true; })()`)
 
 	t.Run("ask", func(t *testing.T) { askAboutTheDemo(t, b) })
+	t.Run("past", func(t *testing.T) { askAboutThePast(t, b) })
 	t.Run("captions", func(t *testing.T) { captionsAreTheEvents(t, b, told) })
 	t.Run("alert", func(t *testing.T) { alertIsPlayed(t, b, told) })
 	t.Run("streams", func(t *testing.T) { changeStreams(t, b, told) })
@@ -262,6 +263,88 @@ func changeStreams(t *testing.T, b *browser.Tab, told *api) {
 	b.Until("it is gone", `!document.getElementById('stream').open && !lookout.streams.some(s => s.name === 'second')`)
 }
 
+// passed gives the answer that is true of the ten seconds before at, "" when a
+// glimpse decides: a second or more of it is a yes.
+func (h happenings) passed(at time.Duration, kind string) string {
+	glimpses, whole := 0, 0
+	for _, f := range h.Frames {
+		if d := f.T - at.Seconds(); d < -11 || d > 0.5 {
+			continue
+		}
+		for _, a := range f.Actors {
+			if a.Kind == kind && a.Visible > 0 {
+				glimpses++
+				if a.Visible == 1 && f.T > at.Seconds()-9 && f.T < at.Seconds()-1 {
+					whole++
+				}
+			}
+		}
+	}
+	switch {
+	case glimpses == 0:
+		return "no"
+	case whole >= 8:
+		return "yes"
+	}
+	return ""
+}
+
+// put asks q on the page and gives the answer as the page shows it and as the
+// event has it.
+func put(t *testing.T, b *browser.Tab, q string) (shown string, d event.Data) {
+	t.Helper()
+	n := browser.Eval[int](b, `document.querySelectorAll('#thread li').length`)
+	b.Run(browser.Type("question", q+"\r"))
+	b.Until("an answer to "+q, fmt.Sprintf(`document.querySelectorAll('#thread li').length > %d && document.querySelector('#thread li:first-child .a button, #thread li:first-child .wrong')`, n))
+	got := browser.Eval[struct {
+		Shown string
+		Event *event.Event
+	}](b, `(() => { const asked = [...lookout.lives.values()].filter(e => e.type.includes('.answer.') && e.data.viewer === lookout.link.viewer);
+		return {shown: document.querySelector('#thread .words').textContent, event: asked.at(-1)}; })()`)
+	if d = got.Event.Data; d.Prompt.Text != q || got.Shown != d.Text {
+		t.Fatalf("asked %q, the page shows %q, the event says %q to %q", q, got.Shown, d.Text, d.Prompt.Text)
+	}
+	return got.Shown, d
+}
+
+// askAboutThePast asks about the last ten seconds: once for what was there and
+// is gone, once for what was not.
+func askAboutThePast(t *testing.T, b *browser.Tab) {
+	truth := readHappenings(t, "../../assets/demo.json")
+	b.Run(browser.Do(`document.getElementById('since').value = '10000'`))
+	defer b.Run(browser.Do(`document.getElementById('since').value = '0'`))
+	for _, want := range []string{"yes", "no"} {
+		kind := ""
+		var asked int64 // the picture on screen, in ms, as events have it
+		var at time.Duration
+		for end := time.Now().Add(80 * time.Second); kind == ""; time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("it is never certain that the answer is %s", want)
+			}
+			asked = browser.Eval[int64](b, `Math.round(lookout.captions.shown / 90)`)
+			at = time.Duration(asked) * time.Millisecond % time.Duration(truth.Duration*float64(time.Second))
+			if at < 12*time.Second { // the last ten seconds begin in the round before
+				continue
+			}
+			for _, k := range []string{"van", "dog", "car", "bicycle", "person"} {
+				// Neither now nor while the question is on its way.
+				if truth.passed(at, k) == want && truth.sure(at+time.Second, "is there a "+k+"?") == "no" && truth.sure(at+2500*time.Millisecond, "is there a "+k+"?") == "no" {
+					kind = k
+				}
+			}
+		}
+		shown, d := put(t, b, "is there a "+kind+"?")
+		e := d.Evidence[len(d.Evidence)-1]
+		t.Logf("%v: a %s in the last 10 s? %s, seen %d ms before", at, kind, shown, asked-e.MediaMS)
+		if !strings.HasPrefix(strings.ToLower(shown), want) {
+			t.Errorf("at %v a %s in the last 10 s: %q, want %q", at, kind, shown, want)
+		}
+		if back := asked - e.MediaMS; want == "yes" && (back < 500 || back > 11000) {
+			t.Errorf("the answer rests on a picture of %d ms before", back)
+		}
+	}
+}
+
 // askAboutTheDemo asks until each answer, a yes and a no, was heard once at a
 // time when the truth is certain.
 func askAboutTheDemo(t *testing.T, b *browser.Tab) {
@@ -274,29 +357,18 @@ func askAboutTheDemo(t *testing.T, b *browser.Tab) {
 			t.Fatalf("only %d questions had a certain answer: %v", checked, heard)
 		}
 		q := questions[i%len(questions)]
-		n := browser.Eval[int](b, `document.querySelectorAll('#thread li').length`)
-		b.Run(browser.Type("question", q+"\r"))
-		b.Until("an answer to "+q, fmt.Sprintf(`document.querySelectorAll('#thread li').length > %d && document.querySelector('#thread li:first-child .a button, #thread li:first-child .wrong')`, n))
-		got := browser.Eval[struct {
-			Shown string
-			Event *event.Event
-		}](b, `(() => { const asked = [...lookout.lives.values()].filter(e => e.type.includes('.answer.') && e.data.viewer === lookout.link.viewer);
-			return {shown: document.querySelector('#thread .words').textContent, event: asked.at(-1)}; })()`)
-		d := got.Event.Data
-		if d.Prompt.Text != q || got.Shown != d.Text {
-			t.Fatalf("asked %q, the page shows %q, the event says %q to %q", q, got.Shown, d.Text, d.Prompt.Text)
-		}
+		shown, d := put(t, b, q)
 		at := time.Duration(d.Evidence[len(d.Evidence)-1].MediaMS) * time.Millisecond
 		at %= time.Duration(truth.Duration * float64(time.Second)) // it plays over and over
 		want := truth.sure(at, q)
-		t.Logf("%v: %s %s (in truth %q)", at, q, got.Shown, want)
+		t.Logf("%v: %s %s (in truth %q)", at, q, shown, want)
 		if want == "" {
 			continue
 		}
 		checked++
 		heard[want]++
-		if !strings.HasPrefix(strings.ToLower(got.Shown), want) {
-			t.Errorf("at %v %q was answered with %q", at, q, got.Shown)
+		if !strings.HasPrefix(strings.ToLower(shown), want) {
+			t.Errorf("at %v %q was answered with %q", at, q, shown)
 		}
 		// The badge is the probability of the event.
 		if d.Probability == nil || (*d.Probability >= 0.5) != (want == "yes") {

@@ -31,7 +31,7 @@ func (e *Engine) openRemote(c configs.Config) error {
 	}
 	e.parts = append(e.parts, r)
 	e.Models = &pipeline.Models{
-		Info:       pipeline.ModelInfo{Name: c.LLM.Model, FPS: publicFPS, Window: publicWindow, Width: remoteWidth, Height: remoteHeight, Patches: 1, Dim: 1},
+		Info:       pipeline.ModelInfo{Name: c.LLM.Model, FPS: publicFPS, Window: publicWindow, Width: remoteWidth, Height: remoteHeight, Patches: 1, Dim: 1, Pictures: true},
 		Encoder:    noEyes{},
 		NewSession: func() (pipeline.Session, error) { return remoteSession{r.NewSession()}, nil },
 	}

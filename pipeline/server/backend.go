@@ -58,6 +58,8 @@ func fault(err error) error {
 		return fmt.Errorf("%w: %w", webrtc.ErrNotFound, err)
 	case errors.Is(err, pipeline.ErrExists):
 		return fmt.Errorf("%w: %w", webrtc.ErrExists, err)
+	case errors.Is(err, pipeline.ErrPast):
+		return invalid(err)
 	case errors.Is(err, pipeline.ErrBusy):
 		return fmt.Errorf("%w: %w", webrtc.ErrBusy, err)
 	}
@@ -140,7 +142,7 @@ func (b *backend) Ask(ctx context.Context, q webrtc.Question) (*event.Event, err
 	if err != nil {
 		return nil, fault(err)
 	}
-	ev, err := s.Ask(ctx, event.Prompt{ID: q.ID, Text: q.Text}, q.Viewer)
+	ev, err := s.Ask(ctx, event.Prompt{ID: q.ID, Text: q.Text}, q.Viewer, q.Since)
 	return ev, fault(err)
 }
 
