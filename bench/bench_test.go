@@ -171,9 +171,9 @@ func TestStart(t *testing.T) {
 }
 
 func TestAging(t *testing.T) {
-	d := func(ms ...time.Duration) (out []time.Duration) {
+	d := func(ms ...int) (out []time.Duration) {
 		for _, x := range ms {
-			out = append(out, x*time.Millisecond)
+			out = append(out, time.Duration(x)*time.Millisecond)
 		}
 		return out
 	}
