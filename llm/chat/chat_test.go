@@ -218,3 +218,25 @@ func TestBadTemplates(t *testing.T) {
 		t.Error("an endless range was rendered")
 	}
 }
+
+// Templates come from outside: a broken one is an error, never a crash.
+func FuzzNew(f *testing.F) {
+	for _, source := range []string{
+		"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ 'a' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] | trim}}{% endfor %}{% if add_generation_prompt %}{{ 'b' }}{% endif %}",
+		"{%- set ns = namespace(n=0) -%}{%- for m in messages -%}{%- set ns.n = ns.n + 1 -%}{%- break -%}{%- endfor -%}{{ ns.n }}{{ raise_exception('no') }}",
+		"{% macro say(x) %}{{ x.upper() }}{% endmacro %}{{ say(bos_token) }}{{ strftime_now('%Y') }}{{ messages | tojson }}",
+		"{% if", "{{ messages[9].content }}", "{{ 1 // 0 }}",
+	} {
+		f.Add(source, "hello")
+	}
+	f.Fuzz(func(t *testing.T, source, question string) {
+		if len(source) > 1<<12 {
+			return
+		}
+		tpl, err := New(source, "<s>", "</s>")
+		if err != nil {
+			return
+		}
+		_, _ = tpl.Render([]Message{{Role: "user", Text: question}}, Options{Generate: true, Now: func() time.Time { return time.Unix(0, 0) }})
+	})
+}
