@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -131,7 +132,7 @@ type Account struct {
 
 // WebRTC says how media reaches viewers.
 type WebRTC struct {
-	ICEServers    []string `yaml:"ice_servers" json:"ice_servers" doc:"stun: and turn: addresses"`
+	ICEServers    []string `yaml:"ice_servers" json:"ice_servers" doc:"stun:host:port and turn:user:password@host:port"`
 	Addresses     []string `yaml:"addresses" json:"addresses" doc:"local addresses that media goes over; empty: those that the page listens on"`
 	UDPPort       int      `yaml:"udp_port" json:"udp_port" doc:"one UDP port for all viewers; 0: any"`
 	PortMin       uint16   `yaml:"port_min" json:"port_min" doc:"lowest UDP port"`
@@ -354,6 +355,13 @@ func (c Config) Redacted() Config {
 	hide(&c.Web.Token)
 	hide(&c.Redis.Password)
 	hide(&c.Redis.SentinelPassword)
+	c.Web.WebRTC.ICEServers = slices.Clone(c.Web.WebRTC.ICEServers)
+	for i, u := range c.Web.WebRTC.ICEServers { // turn:user:password@host
+		if at := strings.LastIndex(u, "@"); at >= 0 {
+			scheme, _, _ := strings.Cut(u, ":")
+			c.Web.WebRTC.ICEServers[i] = scheme + ":xxxxx" + u[at:]
+		}
+	}
 	c.Redis.URL = media.RedactURL(c.Redis.URL)
 	c.Webhook.URL = media.RedactURL(c.Webhook.URL)
 	c.MQTT.URL = media.RedactURL(c.MQTT.URL)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -178,4 +179,17 @@ func FuzzParse(f *testing.F) {
 			_ = c.Validate()
 		}
 	})
+}
+
+func TestRedactedHoldsNoSecret(t *testing.T) {
+	c := Default()
+	c.Web.WebRTC.ICEServers = []string{"stun:192.0.2.1:3478", "turn:me:hush@192.0.2.1:3478?transport=udp"}
+	c.Redis.URL = "redis://me:hush@192.0.2.1"
+	r := c.Redacted()
+	if got := fmt.Sprint(r.Web.WebRTC.ICEServers); got != "[stun:192.0.2.1:3478 turn:xxxxx@192.0.2.1:3478?transport=udp]" {
+		t.Errorf("ICE servers %s", got)
+	}
+	if strings.Contains(fmt.Sprintf("%+v", r), "hush") || !strings.Contains(fmt.Sprintf("%+v", c), "hush") {
+		t.Errorf("redacted: %+v", r)
+	}
 }

@@ -300,6 +300,52 @@ func TestBrowserGridOfStreams(t *testing.T) {
 	b.Until("and no more", `document.getElementById('strange').hidden`)
 }
 
+// TestBrowserOnAPhone: all fits, what matters has its colour in dark and light,
+// and nothing comes from elsewhere.
+func TestBrowserOnAPhone(t *testing.T) {
+	h := newHouse(t, web.Config{})
+	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", words)
+	h.play(t, "gate", fake.LoadVP8, "../webrtc/testdata/yard.ivf", nil)
+	h.set("yard", func(s *web.StreamInfo) {
+		s.GlassToWordMS, s.Skipped, s.Degraded = 412, map[string]uint64{"sampled": 5210, "still": 1430, "busy": 12}, "half the frames"
+		s.Labels = []string{"a person with a rather long description that does not fit into one line of a phone"}
+	})
+	h.set("gate", func(s *web.StreamInfo) {
+		s.State, s.Reason, s.Fix = "reconnecting", "ingest: gate: open rtsp://user:xxxxx@192.0.2.1/averyveryverylongpathwithoutanyspaceinit: cannot connect", "check host and port"
+	})
+	b := browser.Open(t, h.url, browser.Options{Width: 390, Height: 844})
+	b.Until("the video plays", live)
+	p := 0.88
+	h.Say(&event.Event{Type: event.TypeAlert, Data: event.Data{Stream: "yard", Phase: event.Start, Text: "A box was left on the ground.", Probability: &p, Prompt: &event.Prompt{ID: "box", Text: "Is something left behind?"}}})
+	b.Until("an alert", `document.querySelector('#events .event[data-kind=alert]')`)
+	const fits = `document.documentElement.scrollWidth <= innerWidth && [...document.querySelectorAll('main .card, #stage, header')].every(e => e.getBoundingClientRect().right <= innerWidth + 1)`
+	for range 2 { // dark and light
+		if !browser.Eval[bool](b, fits) {
+			t.Errorf("the page is %d pixels wide", browser.Eval[int](b, `document.documentElement.scrollWidth`))
+		}
+		colours := browser.Eval[[]string](b, `(() => { const probe = document.createElement('i'); document.body.append(probe); probe.style.color = 'var(--alert)';
+			const c = [getComputedStyle(probe).color, getComputedStyle(document.querySelector('.event[data-kind=alert] .kind')).color, getComputedStyle(document.querySelector('.event[data-kind=description] .kind')).color]; probe.remove(); return c; })()`)
+		if colours[0] != colours[1] || colours[1] == colours[2] {
+			t.Errorf("an alert looks like this: %v", colours)
+		}
+		b.Run(browser.Do(`document.activeElement.blur()`), browser.Key("t"))
+	}
+	health := browser.Eval[string](b, `document.getElementById('stats').textContent + document.getElementById('skips').textContent`)
+	for _, want := range []string{"15 fps", "4.0 a second", "412 ms", "640×360", "5,210 sampled", "12 busy", "half the frames"} {
+		if !strings.Contains(health, want) {
+			t.Errorf("no %q in the health %q", want, health)
+		}
+	}
+	b.Run(browser.Do(`document.querySelector('.tile:nth-child(2)').click()`))
+	b.Until("why there is no video", `document.getElementById('skips').textContent.includes('check host and port')`)
+	if !browser.Eval[bool](b, fits) {
+		t.Error("a long reason does not fit")
+	}
+	if foreign := browser.Eval[[]string](b, `performance.getEntriesByType('resource').map(r => r.name).filter(u => new URL(u).origin !== location.origin)`); len(foreign) > 0 {
+		t.Errorf("loaded from elsewhere: %v", foreign)
+	}
+}
+
 // TestBrowserHeals kills the server under the page and starts it again.
 func TestBrowserHeals(t *testing.T) {
 	bus := event.NewBus(200)

@@ -668,6 +668,17 @@ func TestSelfMadeCertificate(t *testing.T) {
 		c.CloseIdleConnections()
 		h.stop()
 	}
+	// The same as files of one's own.
+	h := newHouse(t, web.Config{TLSCert: filepath.Join(dir, "web-cert.pem"), TLSKey: filepath.Join(dir, "web-key.pem")})
+	conn, err := tls.Dial("tcp", strings.TrimPrefix(h.url, "https://"), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(conn.ConnectionState().PeerCertificates[0].Raw, seen) {
+		t.Error("another certificate than that of the file")
+	}
+	conn.Close()
+	h.stop()
 	if st, err := os.Stat(filepath.Join(dir, "web-key.pem")); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("the key's mode: %v, %v", st.Mode(), err)
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/pion/ice/v4"
@@ -193,6 +195,15 @@ func newNetwork(c Config) (_ *network, err error) {
 	e.SetNetworkTypes(types)
 
 	for _, s := range c.ICEServers {
+		for _, u := range s.URLs {
+			scheme, _, _ := strings.Cut(u, ":")
+			switch {
+			case !slices.Contains([]string{"stun", "stuns", "turn", "turns"}, scheme):
+				return nil, fmt.Errorf("webrtc: ICE server %q; write it as stun:host:port or turn:host:port", u)
+			case scheme[0] == 't' && (s.Username == "" || s.Credential == ""):
+				return nil, fmt.Errorf("webrtc: ICE server %s needs a user and a password", u)
+			}
+		}
 		n.servers = append(n.servers, pion.ICEServer{URLs: s.URLs, Username: s.Username, Credential: s.Credential})
 	}
 	return n, nil

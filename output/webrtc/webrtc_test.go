@@ -574,7 +574,8 @@ func TestConfigs(t *testing.T) {
 			eventually(t, "pictures", func() bool { return cl.Stats().Pictures > 5 })
 		})
 	}
-	for _, c := range []webrtc.Config{{Addresses: []string{"localhost"}}, {HideAddresses: true, UDPPort: 9}, {UDPPortMin: 9, UDPPortMax: 8}} {
+	for _, c := range []webrtc.Config{{Addresses: []string{"localhost"}}, {HideAddresses: true, UDPPort: 9}, {UDPPortMin: 9, UDPPortMax: 8},
+		{ICEServers: []webrtc.ICEServer{{URLs: []string{"turn:127.0.0.1"}}}}, {ICEServers: []webrtc.ICEServer{{URLs: []string{"http://127.0.0.1"}}}}} {
 		if s, err := webrtc.New(c, nil, nil); err == nil {
 			s.Close()
 			t.Errorf("%+v: no error", c)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -328,6 +329,18 @@ func (s *Server) startClip(job keepJob) {
 	}
 }
 
+// iceServer takes the user and the password of a TURN server out of its
+// address: turn:user:password@host:port.
+func iceServer(u string) webrtc.ICEServer {
+	scheme, rest, _ := strings.Cut(u, ":")
+	at := strings.LastIndex(rest, "@")
+	if at < 0 {
+		return webrtc.ICEServer{URLs: []string{u}}
+	}
+	user, password, _ := strings.Cut(rest[:at], ":")
+	return webrtc.ICEServer{URLs: []string{scheme + ":" + rest[at+1:]}, Username: user, Credential: password}
+}
+
 // openWeb opens the page's address; an empty web.listen leaves it out.
 func (s *Server) openWeb() error {
 	c := s.o.Config.Web
@@ -346,7 +359,7 @@ func (s *Server) openWeb() error {
 		}
 	}
 	for _, u := range c.WebRTC.ICEServers {
-		conf.WebRTC.ICEServers = append(conf.WebRTC.ICEServers, webrtc.ICEServer{URLs: []string{u}})
+		conf.WebRTC.ICEServers = append(conf.WebRTC.ICEServers, iceServer(u))
 	}
 	if c.Token != "" {
 		conf.Accounts = append(conf.Accounts, web.Account{User: "token", Token: c.Token})

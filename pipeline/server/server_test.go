@@ -5,12 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -304,6 +307,88 @@ func TestBackend(t *testing.T) {
 	}
 	if err := sink.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What browsers do not play is transcoded once for all who watch, and only while
+// somebody does.
+func TestTranscodingIsShared(t *testing.T) {
+	_, b, _, _ := start(t, func(c *configs.Config) {
+		hevc := c.Streams[0]
+		hevc.Name, hevc.URL = "hevc", "../../ingest/testdata/counting-hevc.mp4"
+		c.Streams = append(c.Streams, hevc)
+	})
+	running := func() int { b.mu.Lock(); defer b.mu.Unlock(); return len(b.transcod) }
+	camera, done, err := b.Browser(t.Context(), "yard")
+	if err != nil || camera.Codec() != media.H264 || running() != 0 {
+		t.Errorf("%d transcodes of what browsers play, %v", running(), err)
+	}
+	done()
+	watch := func() (*media.Tap, func()) {
+		t.Helper()
+		tap, release, err := b.Browser(t.Context(), "hevc")
+		if err != nil {
+			t.Fatal(err)
+		}
+		sub := tap.Subscribe()
+		defer sub.Close()
+		if p, err := sub.Next(t.Context()); err != nil || p.Codec != media.VP8 || !p.Key {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		return tap, release
+	}
+	first, leaveFirst := watch()
+	second, leaveSecond := watch()
+	if first != second || running() != 1 {
+		t.Errorf("%d transcodes for two who watch", running())
+	}
+	leaveFirst()
+	if running() != 1 {
+		t.Error("it ended under the other one")
+	}
+	leaveSecond()
+	waitFor(t, "the transcode to end", func() bool { return running() == 0 })
+	third, leaveThird := watch()
+	if third == first {
+		t.Error("who comes later gets what has ended")
+	}
+	leaveThird()
+}
+
+// The ways to the server are those of the configuration.
+func TestWaysAreAsConfigured(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	s, _, _, _ := start(t, func(c *configs.Config) {
+		c.Web.WebRTC.Addresses, c.Web.WebRTC.NATAddresses = []string{"127.0.0.1"}, []string{"203.0.113.7"}
+		c.Web.WebRTC.UDPPort, c.Web.WebRTC.TCPPort = port, port
+		c.Web.WebRTC.ICEServers = []string{"stun:127.0.0.1:9", "turn:me:a:b@c@127.0.0.1:9?transport=udp"}
+	})
+	offer, err := os.ReadFile("../../output/webrtc/testdata/chromium.sdp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.Post(s.URL()+"/whep/yard", "application/sdp", strings.NewReader(string(offer)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(res.Body)
+	res.Body.Close()
+	if err != nil || res.StatusCode != http.StatusCreated {
+		t.Fatalf("%s %v: %s", res.Status, err, answer)
+	}
+	if got := fmt.Sprint(res.Header.Values("Link")); got != `[<stun:127.0.0.1:9>; rel="ice-server" <turn:127.0.0.1:9?transport=udp>; rel="ice-server"; username="me"; credential="a:b@c"; credential-type="password"]` {
+		t.Errorf("Link: %s", got)
+	}
+	for _, way := range []string{"udp %s 127.0.0.1 %d typ host", "udp %s 203.0.113.7 %d typ host", "tcp %s 127.0.0.1 %d typ host tcptype passive"} {
+		re := regexp.MustCompile(fmt.Sprintf(strings.ReplaceAll(regexp.QuoteMeta(way), "%s", `\d+`), port))
+		if !re.Match(answer) {
+			t.Errorf("no candidate %s in\n%s", re, answer)
+		}
 	}
 }
 
