@@ -413,6 +413,48 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// A viewer's own prompt is answered to that viewer, when the answer is another
+// than before, until it is taken back.
+func TestAViewersOwnPrompt(t *testing.T) {
+	src := &testSource{scenes: slices.Concat(repeat(4, 10), repeat(4, 20), repeat(4, 10), repeat(8, 20)), pace: make(chan struct{})}
+	w := newWorld(t, map[string]*testSource{"a": src})
+	s := w.lockstep(stream("a"))
+	done := make(chan error, 1)
+	go func() { done <- s.Run(t.Context()) }()
+	if err := s.SetPrompt("me", "red van"); err != nil {
+		t.Fatal(err)
+	}
+	for range 12 {
+		src.pace <- struct{}{}
+	}
+	waitFor(t, func() bool { return s.Snapshot().Looked == 12 })
+	if err := s.SetPrompt("me", ""); err != nil {
+		t.Fatal(err)
+	}
+	for range 8 {
+		src.pace <- struct{}{}
+	}
+	close(src.pace)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	w.sub.Close()
+	var got []string
+	for it := range w.sub.C() {
+		if ev := it.Event; ev != nil && ev.Type == event.TypeAnswer {
+			got = append(got, ev.Data.Viewer+" "+ev.Data.Prompt.Text+" "+ev.Data.Text)
+		}
+	}
+	if want := []string{"me red van no", "me red van yes", "me red van no"}; !slices.Equal(got, want) {
+		t.Errorf("answers %q, want %q", got, want)
+	}
+	for n := range maxPrompts + 1 {
+		if err := s.SetPrompt(fmt.Sprint(n), "x"); (err != nil) != (n == maxPrompts) {
+			t.Errorf("prompt %d: %v", n, err)
+		}
+	}
+}
+
 // A question may look back: what has left the window is still known for a while.
 func TestAskAboutThePast(t *testing.T) {
 	src := &testSource{scenes: slices.Concat(repeat(8, 10), repeat(4, 30), repeat(12, 10), repeat(300, 0)), pace: make(chan struct{})}

@@ -31,6 +31,9 @@ type Options struct {
 	// Camera is a .y4m or .mjpeg file that the fake camera plays over and over.
 	// It defaults to Chromium's test pattern.
 	Camera string
+	// NoUDP leaves WebRTC nothing but TCP, as behind some firewalls.
+	// It defaults to false.
+	NoUDP bool
 }
 
 // Open opens url in a new browser that ends with the test. What the page throws
@@ -59,6 +62,9 @@ func Open(t *testing.T, url string, o Options) *Tab {
 	}
 	if o.Camera != "" {
 		opts = append(opts, chromedp.Flag("use-file-for-fake-video-capture", o.Camera))
+	}
+	if o.NoUDP {
+		opts = append(opts, chromedp.Flag("webrtc-ip-handling-policy", "disable_non_proxied_udp"))
 	}
 	actx, stop := chromedp.NewExecAllocator(context.Background(), opts...)
 	ctx, done := chromedp.NewContext(actx)

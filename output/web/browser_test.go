@@ -346,6 +346,27 @@ func TestBrowserOnAPhone(t *testing.T) {
 	}
 }
 
+// TestBrowserOverTCP plays in a browser whose network blocks UDP.
+func TestBrowserOverTCP(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	h := newHouse(t, web.Config{WebRTC: webrtc.Config{TCPPort: port}})
+	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
+	b := browser.Open(t, h.url, browser.Options{NoUDP: true})
+	b.Until("the video plays", live)
+	say(h.backend, "yard", "over TCP")
+	b.Until("words", `document.querySelectorAll('#events .event').length === 1`)
+	way := browser.Eval[string](b, `lookout.link.pc.getStats().then(r => { const all = [...r.values()], pair = all.find(s => s.type === 'candidate-pair' && s.nominated && s.state === 'succeeded');
+		const to = all.find(s => s.id === pair.remoteCandidateId); return to.protocol + ' ' + to.port; })`)
+	if way != fmt.Sprint("tcp ", port) {
+		t.Errorf("the way is %s", way)
+	}
+}
+
 // TestBrowserHeals kills the server under the page and starts it again.
 func TestBrowserHeals(t *testing.T) {
 	bus := event.NewBus(200)
