@@ -148,6 +148,9 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		}
 	}
 	// All is well again: what waits must arrive.
+	if err := t.childReady(); err != nil {
+		return nil, err
+	}
 	if err := t.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return nil, fmt.Errorf("the child is gone: %w", err)
 	}
@@ -191,7 +194,25 @@ func (t *tester) startChild() error {
 	t.cmd.Env = append(os.Environ(), childEnv+"="+t.cfg.Dir, "KILLTEST_REDIS="+t.srv.URL(), fmt.Sprint("KILLTEST_CAMERAS=", t.cfg.Cameras))
 	t.cmd.Stderr = t.cfg.Out
 	t.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	_ = os.Remove(readyPath(t.cfg.Dir))
 	return t.cmd.Start()
+}
+
+// readyPath is a file that the child makes once it heeds SIGTERM.
+func readyPath(dir string) string { return filepath.Join(dir, "ready") }
+
+// childReady waits for a child that the last fault may just have started: a
+// SIGTERM before it listens would kill it.
+func (t *tester) childReady() error {
+	for range 600 {
+		if _, err := os.Stat(readyPath(t.cfg.Dir)); err == nil {
+			return nil
+		}
+		if err := t.sleep(50, 51); err != nil {
+			return err
+		}
+	}
+	return errors.New("the child is not ready after 30 seconds")
 }
 
 // fault does one thing that goes wrong in the field, and mends it.
@@ -364,6 +385,9 @@ func child() error {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	if err := os.WriteFile(readyPath(dir), nil, 0o600); err != nil {
+		return err
+	}
 	client, err := redis.Open(redis.Config{URL: url, MaxLen: -1, AllMaxLen: -1, Timeout: time.Second, DialTimeout: time.Second})
 	if err != nil {
 		return err
