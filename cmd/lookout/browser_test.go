@@ -201,12 +201,13 @@ func TestBrowserWholeProgram(t *testing.T) {
 		if (c?.whole && l.dataset.event === c.id && lookout.stream === 'yard') (captioned[c.id] ??= {})[l.textContent] = true;
 	}, 30); return true; })()`)
 
-	t.Run("ask", func(t *testing.T) { askAboutTheDemo(t, b) })
-	t.Run("past", func(t *testing.T) { askAboutThePast(t, b) })
-	t.Run("captions", func(t *testing.T) { captionsAreTheEvents(t, b, told) })
-	t.Run("alert", func(t *testing.T) { alertIsPlayed(t, b, told) })
-	t.Run("streams", func(t *testing.T) { changeStreams(t, b, told) })
+	t.Run("ask", func(t *testing.T) { askAboutTheDemo(t, b.In(t)) })
+	t.Run("past", func(t *testing.T) { askAboutThePast(t, b.In(t)) })
+	t.Run("captions", func(t *testing.T) { captionsAreTheEvents(t, b.In(t), told) })
+	t.Run("alert", func(t *testing.T) { alertIsPlayed(t, b.In(t), told) })
+	t.Run("streams", func(t *testing.T) { changeStreams(t, b.In(t), told) })
 	t.Run("camera", func(t *testing.T) {
+		b := b.In(t)
 		publishCamera(b, "phone")
 		var words []string
 		told.until(t, "a description of the camera", func() bool {

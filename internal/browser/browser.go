@@ -139,11 +139,23 @@ func (b *Tab) Until(what, js string) {
 		}
 		if time.Now().After(end) {
 			b.Shot("failed-" + strings.ReplaceAll(b.t.Name(), "/", "-"))
-			b.t.Fatalf("never: %s\n%s", what, Eval[string](b, `JSON.stringify({link: document.getElementById('link').title, veil: document.getElementById('veil-text').textContent,
-				time: document.getElementById('video').currentTime, caption: document.getElementById('caption').textContent, events: document.getElementById('events').children.length})`))
+			b.t.Fatalf("never: %s\n%s", what, Eval[string](b, state))
 		}
 	}
 }
+
+// state tells what the page shows and what comes in.
+const state = `(async () => {
+	const text = id => document.getElementById(id).textContent, v = document.getElementById('video');
+	const stats = await window.lookout?.link?.pc?.getStats();
+	const video = [...stats?.values() ?? []].find(s => s.type === 'inbound-rtp' && s.kind === 'video');
+	return JSON.stringify({stream: window.lookout?.stream, link: document.getElementById('link').title, veil: text('veil-text'), time: v.currentTime, paused: v.paused, source: !!v.srcObject,
+		caption: text('caption'), events: document.getElementById('events').children.length,
+		video: video && {packets: video.packetsReceived, lost: video.packetsLost, decoded: video.framesDecoded, keys: video.keyFramesDecoded, plis: video.pliCount}});
+})()`
+
+// In is b in a subtest.
+func (b *Tab) In(t *testing.T) *Tab { return &Tab{t, b.ctx} }
 
 // Shot writes a screenshot when LOOKOUT_SCREENSHOTS names a folder.
 func (b *Tab) Shot(name string) {

@@ -137,6 +137,7 @@ func firstPacket(ctx context.Context, tap *media.Tap) (*media.Packet, error) {
 
 // feedback reads what the viewer's player reports.
 func (v *viewer) feedback() {
+	ssrc := uint32(v.sender.GetParameters().Encodings[0].SSRC)
 	for {
 		packets, _, err := v.sender.ReadRTCP()
 		if err != nil {
@@ -146,7 +147,9 @@ func (v *viewer) feedback() {
 			switch p := p.(type) {
 			case *rtcp.ReceiverReport:
 				for _, r := range p.Reports {
-					v.link.report(r.FractionLost, time.Now())
+					if r.SSRC == ssrc { // not those of what was sent again
+						v.link.report(r.FractionLost, time.Now())
+					}
 				}
 			case *rtcp.PictureLossIndication, *rtcp.FullIntraRequest:
 				select {
