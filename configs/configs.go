@@ -75,6 +75,12 @@ type Describe struct {
 	Every  time.Duration `yaml:"every" json:"every" doc:"shortest time between two descriptions"`
 	Prompt string        `yaml:"prompt" json:"prompt" doc:"what a public model is asked; the embedded one has its own task token"`
 	Quiet  time.Duration `yaml:"quiet" json:"quiet" doc:"time without anything new after which a description ends"`
+	// Novelty is how much of a frame must be new before something is said. It
+	// defaults to 0: the model's own threshold.
+	Novelty float64 `yaml:"novelty" json:"novelty" doc:"novelty (0 to 1) at which something is said; 0: the model's; public models have none"`
+	// Rearm is the novelty under which the next that reaches Novelty is news again.
+	// It defaults to 0: half of Novelty.
+	Rearm float64 `yaml:"rearm" json:"rearm" doc:"novelty that it must fall below before one about novelty is news again; 0: half of novelty"`
 }
 
 // Question is asked again and again; with Alert, its yes has a life of its own.

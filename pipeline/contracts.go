@@ -157,7 +157,7 @@ type ModelInfo struct {
 	Changes       bool    // knows the Changes task
 	Silent        bool    // has no language model: labels and search only
 	Pictures      bool    // its sessions read the frames' pictures, not the tokens
-	SpeakAt       float32 // novelty under which nothing is said
+	SpeakAt       float32 // novelty under which nothing is said; 0: there is no such measure
 	Labels        []string
 	// DomainThreshold is the Distance above which a frame is unlike the
 	// training's. It defaults to 0: the model has no such measure.

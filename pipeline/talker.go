@@ -37,7 +37,7 @@ type talker struct {
 	encode    time.Duration
 	ood       bool    // the scene is unlike what the model knows
 	strange   bool    // the newest frame is
-	news      float32 // the highest novelty since something was said
+	novelty   trigger // whether there is something to say
 
 	due       time.Duration // media time of the next description
 	labelsDue time.Duration
@@ -63,7 +63,7 @@ type standing struct {
 }
 
 func newTalker(s *Stream, l *Looker) *talker {
-	t := &talker{s: s, l: l, said: map[string]time.Duration{}, viewers: map[string]string{}}
+	t := &talker{s: s, l: l, said: map[string]time.Duration{}, viewers: map[string]string{}, novelty: newTrigger(s.cfg.Describe.Novelty, s.cfg.Describe.Rearm, s.deps.Models)}
 	t.model = modelOf(s)
 	t.narration = event.NewNarration(event.NarrationConfig{Stream: s.cfg.Name, Quiet: s.cfg.Describe.Quiet,
 		Prompt: &event.Prompt{ID: PromptDescribe, Text: s.cfg.Describe.Prompt}})
@@ -140,7 +140,7 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 		if i := &t.s.deps.Models.Info; !seen.Strange && !seen.OutOfDomain && !i.Pictures && !i.Silent {
 			t.past.add(i.FPS, e, seen.Visual)
 		}
-		t.news = max(t.news, seen.Novelty)
+		t.novelty.see(seen.Novelty)
 	}
 	t.strange = seen.Strange
 	if seen.OutOfDomain != t.ood {
@@ -203,12 +203,11 @@ func (t *talker) describe(ctx context.Context, seen Seen) error {
 		return nil
 	}
 	t.due = t.now.Media + t.s.load.slower(c.Every)
-	if t.news < t.s.deps.Models.Info.SpeakAt && t.last != "" {
+	if !t.novelty.take() && t.last != "" {
 		t.s.st.skip(SkipNoNews, 1)
 		t.observe(event.Observation{At: t.now, Text: t.last, Reason: SkipNoNews})
 		return nil
 	}
-	t.news = 0
 	if t.s.deps.Models.Info.Changes {
 		if err := t.changes(ctx); err != nil {
 			return err
