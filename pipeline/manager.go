@@ -32,6 +32,7 @@ type Manager struct {
 	ctx     context.Context
 	wg      sync.WaitGroup
 	changed chan struct{}
+	started chan struct{} // closed by Run
 }
 
 type run struct {
@@ -49,7 +50,7 @@ type kept struct {
 // NewManager makes a Manager. stateDir keeps what is changed at run time; an
 // empty one keeps nothing.
 func NewManager(deps *Deps, stateDir string) *Manager {
-	m := &Manager{deps: deps, running: map[string]*run{}, changed: make(chan struct{}, 1)}
+	m := &Manager{deps: deps, running: map[string]*run{}, changed: make(chan struct{}, 1), started: make(chan struct{})}
 	if stateDir != "" {
 		m.path = filepath.Join(stateDir, "streams.json")
 	}
@@ -70,6 +71,7 @@ func (m *Manager) Run(ctx context.Context, streams []configs.Stream, untilDone b
 		m.start(c)
 	}
 	m.mu.Unlock()
+	close(m.started)
 	for {
 		select {
 		case <-ctx.Done():
@@ -91,6 +93,10 @@ func (m *Manager) Run(ctx context.Context, streams []configs.Stream, untilDone b
 		}
 	}
 }
+
+// Started is closed once Run has started the configured streams. Before that
+// they are not there.
+func (m *Manager) Started() <-chan struct{} { return m.started }
 
 // merged lays the kept changes over the configured streams.
 func (m *Manager) merged(streams []configs.Stream) []configs.Stream {

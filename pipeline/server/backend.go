@@ -72,6 +72,11 @@ func invalid(err error) error { return fmt.Errorf("%w: %w", webrtc.ErrInvalid, e
 const firstPacket = 5 * time.Second
 
 func (b *backend) Browser(ctx context.Context, name string) (*media.Tap, func(), error) {
+	select { // who comes before the streams are there waits for them
+	case <-b.s.manager.Started():
+	case <-ctx.Done():
+		return nil, nil, ctx.Err()
+	}
 	s, err := b.s.manager.Get(name)
 	if err != nil {
 		return nil, nil, fault(err)
@@ -290,7 +295,7 @@ func (b *backend) Search(ctx context.Context, query, stream string, k int) ([]we
 
 func (b *backend) Ready() error {
 	select {
-	case <-b.s.ready:
+	case <-b.s.manager.Started():
 		return nil
 	default:
 		return errors.New("the streams are being started")

@@ -69,7 +69,6 @@ type Server struct {
 	web      *web.Server
 
 	ctx     context.Context // of Run
-	ready   chan struct{}
 	kept    chan keepJob
 	keepers sync.WaitGroup
 	clips   errgroup.Group // the alerts whose clip is not complete yet
@@ -130,7 +129,7 @@ func New(o Options) (_ *Server, err error) {
 	if o.History <= 0 {
 		o.History = 500
 	}
-	s := &Server{o: o, bus: event.NewBus(o.History), ready: make(chan struct{}), kept: make(chan keepJob, 256), registry: prometheus.NewRegistry(), picked: map[string]*pipeline.Deps{}}
+	s := &Server{o: o, bus: event.NewBus(o.History), kept: make(chan keepJob, 256), registry: prometheus.NewRegistry(), picked: map[string]*pipeline.Deps{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -424,7 +423,6 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	front.Go(func() error {
 		defer cancel()
-		close(s.ready)
 		return s.manager.Run(fctx, s.o.Config.Streams, s.o.UntilDone)
 	})
 	err := front.Wait()
