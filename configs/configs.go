@@ -65,6 +65,7 @@ type Stream struct {
 	Describe  Describe      `yaml:"describe" json:"describe" doc:"the running description"`
 	Questions []Question    `yaml:"questions" json:"questions" doc:"standing questions"`
 	Labels    []string      `yaml:"labels" json:"labels" doc:"zero-shot labels; empty: the model's own"`
+	Reduce    float64       `yaml:"reduce" json:"reduce" doc:"as the reduce of all, for this stream; 0: as that, 1: it reads all"`
 	Gate      float64       `yaml:"gate" json:"gate" doc:"mean change of a pixel (0 to 255) under which a frame is not encoded; 0: off"`
 	Sinks     []string      `yaml:"sinks" json:"sinks" doc:"redis, webhook, mqtt; empty: all that are set up"`
 }

@@ -144,6 +144,8 @@ func (s *Stream) Validate() error {
 		return fmt.Errorf("%s: rate: must lie between 0 and 120", s.Name)
 	case s.Gate < 0 || s.Gate > 255:
 		return fmt.Errorf("%s: gate: must lie between 0 and 255", s.Name)
+	case s.Reduce < 0 || s.Reduce > 1:
+		return fmt.Errorf("%s: reduce: %v is no cosine between 0 and 1", s.Name, s.Reduce)
 	case s.Describe.Novelty < 0 || s.Describe.Novelty > 1:
 		return fmt.Errorf("%s: describe.novelty: must lie between 0 and 1", s.Name)
 	case s.Describe.Rearm < 0 || s.Describe.Rearm > 1 || s.Describe.Novelty > 0 && s.Describe.Rearm > s.Describe.Novelty:

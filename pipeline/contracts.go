@@ -116,6 +116,20 @@ type Session interface {
 	Close() error
 }
 
+// Thrifty is a Session that can leave out visual tokens that tell nothing new.
+type Thrifty interface {
+	Session
+	// Reduce sets the cosine above which it does, as configs.Stream.Reduce.
+	Reduce(above float64)
+	// Reduced tells what became of the tokens so far.
+	Reduced() VisualTokens
+}
+
+// VisualTokens counts the visual tokens of a stream whose session leaves some
+// out: those that were read, those left out because one as alike stands for
+// their place already, and those joined with another of their frame.
+type VisualTokens struct{ Read, Reused, Merged uint64 }
+
 // Labeler gives zero-shot labels from an image embedding.
 type Labeler interface {
 	// Text gives the unit-length embedding of a text.

@@ -19,6 +19,7 @@ type Looker struct {
 	batch   *Batcher
 	memory  StreamMemory // nil when the model has none
 	session Session
+	thrifty Thrifty // the session, when it can leave out tokens
 
 	gate   gate
 	enc    Encoded
@@ -58,6 +59,7 @@ func NewLooker(m *Models, b *Batcher, gateThreshold float64) (*Looker, error) {
 		}
 	}
 	l.tokens = l.enc.Tokens.At(0)
+	l.thrifty, _ = s.(Thrifty)
 	return l, nil
 }
 

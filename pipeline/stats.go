@@ -30,6 +30,7 @@ type stats struct {
 	events   uint64
 	errors   uint64
 	skipped  map[string]uint64
+	visual   VisualTokens
 	glass    []float64 // milliseconds from capture to first word, a ring
 	glassAt  int
 	first    time.Time // when the first word was said
@@ -61,6 +62,12 @@ func (s *stats) saw(encoded bool) {
 	s.lookedAt = append(s.lookedAt, time.Now())
 }
 
+func (s *stats) reduced(v VisualTokens) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.visual = v
+}
+
 func (s *stats) spoke(glass time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -87,7 +94,8 @@ type Snapshot struct {
 	Words, Events   uint64
 	Errors          uint64
 	Skipped         map[string]uint64
-	GlassToWord     []float64 // milliseconds, the newest, sorted
+	Visual          VisualTokens // all 0 where none are left out
+	GlassToWord     []float64    // milliseconds, the newest, sorted
 	FirstWord       time.Time
 	Labels          []event.Label
 	LabelNames      []string
@@ -109,7 +117,7 @@ func (s *stats) snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := Snapshot{Status: s.state, Looked: s.looked, Encoded: s.encoded, Words: s.words, Events: s.events, Errors: s.errors,
-		Skipped: map[string]uint64{}, GlassToWord: slices.Sorted(slices.Values(s.glass)), FirstWord: s.first, Labels: slices.Clone(s.labels), Seq: s.seq}
+		Skipped: map[string]uint64{}, Visual: s.visual, GlassToWord: slices.Sorted(slices.Values(s.glass)), FirstWord: s.first, Labels: slices.Clone(s.labels), Seq: s.seq}
 	for k, v := range s.skipped {
 		out.Skipped[k] = v
 	}

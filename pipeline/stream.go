@@ -202,6 +202,9 @@ func (s *Stream) watch(ctx context.Context) error {
 		return err
 	}
 	defer l.Close()
+	if l.thrifty != nil && s.cfg.Reduce > 0 {
+		l.thrifty.Reduce(s.cfg.Reduce)
+	}
 	t := newTalker(s, l)
 	defer t.close()
 	var lost uint64

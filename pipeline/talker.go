@@ -125,6 +125,9 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 	}
 	t.s.src.Calm(seen.Settled)
 	t.s.st.saw(seen.Encoded)
+	if t.l.thrifty != nil {
+		t.s.st.reduced(t.l.thrifty.Reduced())
+	}
 	t.now, t.encode = f.At, seen.EncodeTime
 	if !seen.Encoded {
 		t.s.st.skip(SkipStill, 1)

@@ -15,8 +15,7 @@ import (
 type reducer struct {
 	above  float32
 	places []place
-	read   int64 // tokens kept
-	left   int64 // tokens left out
+	done   Reduction
 }
 
 // place is where a token is in the picture, and what stands for it.
@@ -53,9 +52,11 @@ func (r *reducer) take(tokens tensor.View[float32], oldest, name int64) tensor.V
 		r.places[newest] = place{t, name}
 		keep = append(keep, t)
 	}
+	r.done.Reused += uint64(n - len(keep))
+	r.done.Merged += uint64(len(keep))
 	keep = r.merge(keep)
-	r.read += int64(len(keep))
-	r.left += int64(n - len(keep))
+	r.done.Merged -= uint64(len(keep))
+	r.done.Read += uint64(len(keep))
 	out := tensor.Make[float32](len(keep), width)
 	for i, t := range keep {
 		copy(out.At(i).Data, t)
@@ -115,10 +116,27 @@ func cosine(a, b []float32) float32 {
 	return ab / float32(math.Sqrt(float64(aa)*float64(bb)))
 }
 
-// Reduced tells how many visual tokens were read and how many left out, with
-// Options.Reduce.
-func (s *Session) Reduced() (read, left int64) {
+// Reduction counts a Session's visual tokens while it leaves some out.
+type Reduction struct {
+	Read   uint64 // by the language model
+	Reused uint64 // left out: one as alike stands for the place already
+	Merged uint64 // left out: joined with another of its frame
+}
+
+// Reduce sets the cosine above which tokens are left out from the next frame
+// on, instead of Options.Reduce. 0 and 1 leave out none.
+func (s *Session) Reduce(above float64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.reducer.read, s.reducer.left
+	s.reducer.above = float32(above)
+	if above >= 1 {
+		s.reducer.above = 0 // a token's cosine to itself may be rounded to more
+	}
+}
+
+// Reduced tells what became of the visual tokens so far.
+func (s *Session) Reduced() Reduction {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reducer.done
 }

@@ -20,13 +20,14 @@ func TestReducer(t *testing.T) {
 		frames []tensor.View[float32]
 		oldest []int64
 		want   []tensor.View[float32]
+		done   Reduction
 	}{
 		{"what stands is not read again, and never nothing at all", []tensor.View[float32]{tokensOf(x, y, z), tokensOf(x, y, x), tokensOf(x, y, x)}, []int64{0, 0, 0},
-			[]tensor.View[float32]{tokensOf(x, y, z), tokensOf(x), tokensOf(x)}},
+			[]tensor.View[float32]{tokensOf(x, y, z), tokensOf(x), tokensOf(x)}, Reduction{Read: 5, Reused: 4}},
 		{"what has left the window is read anew", []tensor.View[float32]{tokensOf(x, y, z), tokensOf(x, z, z), tokensOf(x, z, z)}, []int64{0, 0, 1},
-			[]tensor.View[float32]{tokensOf(x, y, z), tokensOf(z), tokensOf(x, z)}},
+			[]tensor.View[float32]{tokensOf(x, y, z), tokensOf(z), tokensOf(x, z)}, Reduction{Read: 6, Reused: 3}},
 		{"neighbours that are alike become one", []tensor.View[float32]{tokensOf(x, []float32{2, 0, 0}, y, z)}, []int64{0},
-			[]tensor.View[float32]{tokensOf([]float32{1.5, 0, 0}, y, z)}},
+			[]tensor.View[float32]{tokensOf([]float32{1.5, 0, 0}, y, z)}, Reduction{Read: 3, Merged: 1}},
 	} {
 		r := reducer{above: 0.95}
 		for i, f := range c.frames {
@@ -34,6 +35,9 @@ func TestReducer(t *testing.T) {
 			if !got.Shape.Equal(c.want[i].Shape) || !slices.Equal(got.Data, c.want[i].Data) {
 				t.Errorf("%s: frame %d gives %v, want %v", c.what, i, got.Data, c.want[i].Data)
 			}
+		}
+		if r.done != c.done {
+			t.Errorf("%s: counted %+v, want %+v", c.what, r.done, c.done)
 		}
 	}
 }
@@ -46,7 +50,7 @@ func TestReduceInAStream(t *testing.T) {
 		dir := unpack(t, "testdata/"+name+".tar.gz").dir
 		said := map[float64][]string{}
 		for _, above := range []float64{0, 1, 0.9} {
-			m, err := Open(dir, env, Options{Frames: 3, Slide: CanSlide(dir), Reduce: above})
+			m, err := Open(dir, env, Options{Frames: 3, Slide: CanSlide(dir), Reduce: min(above, 0.9)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,6 +60,9 @@ func TestReduceInAStream(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.Close()
+			if above == 1 { // a session's own
+				s.Reduce(1)
+			}
 			for i := range 6 {
 				f := picture(50, 38, i/3, 0) // two scenes, each seen thrice
 				v, err := m.EncodeFrame(t.Context(), f)
@@ -67,9 +74,9 @@ func TestReduceInAStream(t *testing.T) {
 				}
 				said[above] = append(said[above], say(t, s, "What happens?", 6))
 			}
-			read, left := s.Reduced()
-			if above == 0 && read+left != 0 || above == 1 && left != 0 || above == 0.9 && left == 0 {
-				t.Errorf("%s: above %v %d tokens were read and %d left out", name, above, read, left)
+			done := s.Reduced()
+			if above < 0.9 && done != (Reduction{}) || above == 0.9 && (done.Read == 0 || done.Reused == 0) {
+				t.Errorf("%s: above %v counted %+v", name, above, done)
 			}
 		}
 		if !slices.Equal(said[0], said[1]) {

@@ -62,7 +62,9 @@ type Request struct {
 
 // NewSession begins a conversation.
 func (m *Model) NewSession() (*Session, error) {
-	return &Session{m: m, d: m.g.newDecoder()}, nil
+	s := &Session{m: m, d: m.g.newDecoder()}
+	s.Reduce(m.opt.Reduce)
+	return s, nil
 }
 
 // AppendFrame adds what EncodeFrame gave, [tokens, width], dropping the oldest
@@ -82,7 +84,7 @@ func (s *Session) AppendFrame(_ context.Context, tokens tensor.View[float32], at
 		s.frames = slices.Delete(s.frames, 0, 1)
 	}
 	s.still = nil
-	if s.reducer.above = float32(s.m.opt.Reduce); s.reducer.above > 0 {
+	if s.reducer.above > 0 {
 		oldest := s.seen
 		if len(s.frames) > 0 {
 			oldest = s.frames[0].name
@@ -133,7 +135,7 @@ func (s *Session) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.frames, s.still = nil, nil
-	s.reducer.places = nil
+	s.reducer.places = nil // what they stood for is gone with the frames
 }
 
 // Close frees the session.

@@ -205,7 +205,8 @@ func (r *Runner) agreePublic(ctx context.Context, dir, video string) (out bench.
 			out.Same++
 		}
 	}
-	read, left := sides[1].Reduced()
-	out.Spared = float64(left) / float64(max(1, read+left))
+	done := sides[1].Reduced()
+	left := done.Reused + done.Merged
+	out.Spared = float64(left) / float64(max(1, done.Read+left))
 	return out, nil
 }

@@ -94,7 +94,13 @@ func (a publicEyes) Encode(ctx context.Context, frames []*media.Frame, dst *pipe
 
 type publicSession struct{ s *vlm.Session }
 
-var _ pipeline.Session = publicSession{}
+var _ pipeline.Thrifty = publicSession{}
+
+func (s publicSession) Reduce(above float64) { s.s.Reduce(above) }
+
+func (s publicSession) Reduced() pipeline.VisualTokens {
+	return pipeline.VisualTokens(s.s.Reduced())
+}
 
 func (s publicSession) Append(ctx context.Context, f *media.Frame, visual tensor.View[float32]) error {
 	// The session keeps the tokens; the caller uses its own again.
