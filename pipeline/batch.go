@@ -1,9 +1,12 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/tensor"
@@ -12,6 +15,10 @@ import (
 // errStopped is what a stream gets that asks for an encode after the end.
 var errStopped = errors.New("pipeline: stopped")
 
+// errLate is what a stream gets for a frame that was not taken up in its time,
+// when a newer one waits.
+var errLate = errors.New("pipeline: a newer frame came before this one's turn to be encoded")
+
 // Batcher encodes frames of several streams in one call of the encoder. While
 // one call runs the next batch gathers; each stream has at most one frame in
 // it, so none gets more than its share.
@@ -19,9 +26,13 @@ type Batcher struct {
 	enc  VisualEncoder
 	info ModelInfo
 	max  int
-	reqs chan *encodeRequest
+	wake chan struct{} // something was queued
 	done chan struct{}
 	idle sync.Pool // of *encodeRequest
+
+	mu    sync.Mutex
+	queue []*encodeRequest
+	calls uint64 // begun so far
 
 	frames   []*media.Frame
 	tokens   []float32
@@ -31,9 +42,28 @@ type Batcher struct {
 }
 
 type encodeRequest struct {
-	frame *media.Frame
-	dst   *Encoded
-	err   chan error
+	frame    *media.Frame
+	dst      *Encoded
+	err      chan error
+	place    *place
+	deadline time.Time // zero: none
+	turn     uint64    // the calls begun when it came
+}
+
+// place is a stream's in the queue.
+type place struct {
+	within time.Duration // in which a frame is to be taken up; 0: it may wait for ever
+	newer  func() bool   // whether a newer frame waits; set when within is
+
+	kept bool // the last frame was late: the next one has its turn
+	turn uint64
+}
+
+// late tells whether r is to be sent back: its time is over, and its stream has
+// a newer frame. That is never so twice in a row, or a stream beside a slow
+// encoder would see nothing.
+func (r *encodeRequest) late(now time.Time) bool {
+	return !r.deadline.IsZero() && now.After(r.deadline) && !r.place.kept && r.place.newer()
 }
 
 // NewBatcher makes a Batcher of at most limit frames a call.
@@ -43,7 +73,7 @@ func NewBatcher(enc VisualEncoder, info ModelInfo, limit int) *Batcher {
 	if info.Patched {
 		patched = limit * info.Patches * info.Embed
 	}
-	return &Batcher{idle: sync.Pool{New: func() any { return &encodeRequest{err: make(chan error, 1)} }}, enc: enc, info: info, max: limit, patch: make([]float32, patched), reqs: make(chan *encodeRequest), done: make(chan struct{}),
+	return &Batcher{idle: sync.Pool{New: func() any { return &encodeRequest{err: make(chan error, 1)} }}, enc: enc, info: info, max: limit, patch: make([]float32, patched), wake: make(chan struct{}, 1), done: make(chan struct{}),
 		tokens: make([]float32, limit*info.Patches*info.Dim), image: make([]float32, limit*info.Embed), distance: make([]float32, limit)}
 }
 
@@ -51,22 +81,13 @@ func NewBatcher(enc VisualEncoder, info ModelInfo, limit int) *Batcher {
 func (b *Batcher) Run(ctx context.Context) error {
 	defer close(b.done)
 	batch := make([]*encodeRequest, 0, b.max)
-	for {
-		batch = batch[:0]
-		select {
-		case <-ctx.Done():
-			return nil
-		case r := <-b.reqs:
-			batch = append(batch, r)
-		}
-	gather:
-		for len(batch) < b.max {
+	for ctx.Err() == nil {
+		if batch = b.next(batch[:0]); len(batch) == 0 {
 			select {
-			case r := <-b.reqs:
-				batch = append(batch, r)
-			default:
-				break gather
+			case <-ctx.Done():
+			case <-b.wake:
 			}
+			continue
 		}
 		err := b.encode(ctx, batch)
 		if err != nil && len(batch) > 1 && ctx.Err() == nil {
@@ -80,6 +101,44 @@ func (b *Batcher) Run(ctx context.Context) error {
 			r.err <- err
 		}
 	}
+	return nil
+}
+
+// next takes the frames of the next call out of the queue: those passed over by
+// an earlier call first, so that none is for long, and of those that came since
+// the same one the earliest deadlines. Those that are late are sent back.
+func (b *Batcher) next(batch []*encodeRequest) []*encodeRequest {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	b.queue = slices.DeleteFunc(b.queue, func(r *encodeRequest) bool {
+		if !r.late(now) {
+			return false
+		}
+		r.err <- errLate
+		return true
+	})
+	slices.SortStableFunc(b.queue, compareRequests)
+	n := min(len(b.queue), b.max)
+	if n > 0 {
+		b.calls++
+	}
+	batch = append(batch, b.queue[:n]...)
+	b.queue = slices.Delete(b.queue, 0, n)
+	return batch
+}
+
+func compareRequests(a, b *encodeRequest) int {
+	switch {
+	case a.turn != b.turn:
+		return cmp.Compare(a.turn, b.turn)
+	case a.deadline.IsZero() != b.deadline.IsZero():
+		if a.deadline.IsZero() {
+			return 1
+		}
+		return -1
+	}
+	return a.deadline.Compare(b.deadline)
 }
 
 func (b *Batcher) encode(ctx context.Context, batch []*encodeRequest) error {
@@ -113,15 +172,50 @@ func (b *Batcher) encode(ctx context.Context, batch []*encodeRequest) error {
 // Encode encodes one frame into dst, whose slices hold one frame. Once taken up
 // it waits for the call to end, whatever ctx says: the call reads the frame.
 func (b *Batcher) Encode(ctx context.Context, f *media.Frame, dst *Encoded) error {
+	return b.encodeAt(ctx, f, dst, &place{})
+}
+
+// encodeAt is Encode for a stream with a place in the queue. It gives errLate for
+// a frame whose time is over before it was taken up.
+func (b *Batcher) encodeAt(ctx context.Context, f *media.Frame, dst *Encoded, p *place) (err error) {
 	r := b.idle.Get().(*encodeRequest)
-	r.frame, r.dst = f, dst
 	defer b.idle.Put(r)
-	select {
-	case b.reqs <- r:
-		return <-r.err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-b.done:
-		return errStopped
+	r.frame, r.dst, r.place, r.deadline = f, dst, p, time.Time{}
+	if p.within > 0 {
+		r.deadline = time.Now().Add(p.within)
 	}
+	b.mu.Lock()
+	if r.turn = b.calls; p.kept {
+		r.turn = p.turn
+	}
+	b.queue = append(b.queue, r)
+	b.mu.Unlock()
+	select {
+	case b.wake <- struct{}{}:
+	default: // it is told already
+	}
+	select {
+	case err = <-r.err:
+	case <-ctx.Done():
+		err = b.leave(r, ctx.Err())
+	case <-b.done:
+		err = b.leave(r, errStopped)
+	}
+	p.kept, p.turn = errors.Is(err, errLate), r.turn
+	return err
+}
+
+// leave takes r out of the queue and gives why; a call that has r already is
+// waited for.
+func (b *Batcher) leave(r *encodeRequest, why error) error {
+	b.mu.Lock()
+	i := slices.Index(b.queue, r)
+	if i >= 0 {
+		b.queue = slices.Delete(b.queue, i, i+1)
+	}
+	b.mu.Unlock()
+	if i >= 0 {
+		return why
+	}
+	return <-r.err
 }

@@ -61,6 +61,9 @@ func (g *gate) pass(f *media.Frame) bool {
 	return true
 }
 
+// forget makes the next frame pass: the one that did was not looked at.
+func (g *gate) forget() { g.last = g.last[:0] }
+
 func (g *gate) accept() {
 	g.held = 0
 	g.last, g.cur = g.cur, g.last

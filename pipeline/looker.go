@@ -21,6 +21,7 @@ type Looker struct {
 	session Session
 	thrifty Thrifty // the session, when it can leave out tokens
 
+	place  place // in the encoder's queue
 	gate   gate
 	enc    Encoded
 	tokens tensor.View[float32] // [patches, dim] of the last encoded frame
@@ -93,7 +94,10 @@ func (l *Looker) Look(ctx context.Context, f *media.Frame) (Seen, error) {
 	pass := l.gate.pass(f)
 	seen := Seen{Encoded: pass, Settled: l.gate.held > 2*l.info.Window, OutOfDomain: l.ood, Picture: l.picture(), Novelty: l.novel}
 	if pass {
-		if err := l.batch.Encode(ctx, f, &l.enc); err != nil {
+		if err := l.batch.encodeAt(ctx, f, &l.enc, &l.place); err != nil {
+			if errors.Is(err, errLate) {
+				l.gate.forget()
+			}
 			return seen, fmt.Errorf("encode: %w", err)
 		}
 	}

@@ -82,6 +82,13 @@ func (m *mailbox) take(ctx context.Context, ready func() bool) (*media.Frame, er
 	}
 }
 
+// some tells whether a frame waits.
+func (m *mailbox) some() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.waiting != nil
+}
+
 // wake makes take look at ready and ctx again.
 func (m *mailbox) wake() {
 	m.mu.Lock()

@@ -12,6 +12,7 @@ import (
 const (
 	SkipStill       = "still"         // the gate: nothing changed
 	SkipBusy        = "busy"          // a newer frame came before this one's turn
+	SkipLate        = "late"          // not encoded in time for the next one, which waited already
 	SkipDegraded    = "degraded"      // left out under load
 	SkipNoNews      = "no_news"       // not novel enough to speak of
 	SkipOutOfDomain = "out_of_domain" // unlike what the model knows

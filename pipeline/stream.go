@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -204,6 +205,9 @@ func (s *Stream) watch(ctx context.Context) error {
 	defer l.Close()
 	if l.thrifty != nil && s.cfg.Reduce > 0 {
 		l.thrifty.Reduce(s.cfg.Reduce)
+	}
+	if rate := cmp.Or(s.cfg.Rate, s.deps.Models.Info.FPS); !s.deps.Lossless && rate > 0 {
+		l.place.within, l.place.newer = time.Duration(float64(time.Second)/rate), s.mail.some
 	}
 	t := newTalker(s, l)
 	defer t.close()

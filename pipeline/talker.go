@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 	"unicode"
@@ -120,6 +121,11 @@ func (t *talker) close() {
 func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 	t.taken = time.Now()
 	seen, err := t.l.Look(ctx, f)
+	if errors.Is(err, errLate) {
+		t.s.st.skip(SkipLate, 1)
+		t.s.load.dropped(1)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
