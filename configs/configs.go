@@ -35,8 +35,8 @@ type Config struct {
 	Reduce float64 `yaml:"reduce" json:"reduce" doc:"cosine above which a public model leaves out a visual token that its window holds already; 0: it reads all"`
 	// Device is auto, cpu, cuda or cuda:N. It defaults to auto.
 	Device string `yaml:"device" json:"device" doc:"auto, cpu, cuda or cuda:N"`
-	// Threads bounds the threads that the models use. It defaults to 0: one for each core.
-	Threads int `yaml:"threads" json:"threads" doc:"threads of the models; 0: one for each core"`
+	// Threads bounds the threads that the models use, and those of all decoders. It defaults to 0: one for each core.
+	Threads int `yaml:"threads" json:"threads" doc:"threads of the models, and of all decoders; 0: one for each core"`
 	// StateDir keeps what must survive a restart. It defaults to the user's state folder.
 	StateDir string `yaml:"state_dir" json:"state_dir" doc:"folder for the outbox, the search index, snapshots and streams added at run time"`
 
@@ -59,7 +59,7 @@ type Stream struct {
 	Loop      bool          `yaml:"loop" json:"loop" doc:"start a file again at its end"`
 	Rate      float64       `yaml:"rate" json:"rate" doc:"frames a second that are looked at; 0: the model's"`
 	Decoder   string        `yaml:"decoder" json:"decoder" doc:"cpu, auto, cuda or vaapi"`
-	Threads   int           `yaml:"threads" json:"threads" doc:"decoding threads"`
+	Threads   int           `yaml:"threads" json:"threads" doc:"decoding threads, as far as threads of all allows; at least 1"`
 	Timeout   time.Duration `yaml:"timeout" json:"timeout" doc:"silence after which a source counts as lost"`
 	Model     string        `yaml:"model" json:"model" doc:"another model than the one above, for this stream"`
 	Describe  Describe      `yaml:"describe" json:"describe" doc:"the running description"`

@@ -35,7 +35,7 @@ type Config struct {
 	// and machine have it, else the CPU. It defaults to "auto".
 	Device string
 	// Threads is how many threads all runs in progress use together: each run
-	// waits for as many as its session takes.
+	// waits for as many as its session takes. Lend lends of as many.
 	// It defaults to the CPUs this process may use.
 	Threads int
 	// CacheDir holds graphs prepared for this machine, so that the next start
@@ -58,6 +58,7 @@ type Env struct {
 	mu       sync.Mutex
 	sessions map[*Session]struct{}
 	closed   bool
+	lent     int // threads that work outside the runs was given
 }
 
 // process remembers what onnxruntime_go keeps in its own globals. The library
@@ -188,6 +189,22 @@ func (e *Env) release(n int) {
 	for range n {
 		<-e.cpus
 	}
+}
+
+// Lend grants up to n threads of the budget to work outside the runs, as a
+// decoder's: together no more than Threads, but at least one to each, without
+// which it could not go on. The runs do not wait for them: decoders wait most of
+// the time. back returns what was granted.
+func (e *Env) Lend(n int) (granted int, back func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	granted = max(1, min(n, e.cfg.Threads-e.lent))
+	e.lent += granted
+	return granted, sync.OnceFunc(func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.lent -= granted
+	})
 }
 
 // defaultLibrary is set when the program is linked.

@@ -467,3 +467,29 @@ func FuzzReadGraph(f *testing.F) {
 		}
 	})
 }
+
+// Decoders share one budget with the runs: many cannot ask for more threads than
+// there are, and none is left without.
+func TestThreadsAreLent(t *testing.T) {
+	e := open(t, Config{Threads: 4})
+	var back []func()
+	lend := func(n, want int) {
+		t.Helper()
+		got, b := e.Lend(n)
+		if back = append(back, b); got != want {
+			t.Errorf("lent %d of %d, want %d", got, n, want)
+		}
+	}
+	lend(0, 1)
+	lend(2, 2)
+	lend(9, 1)
+	lend(9, 1) // nothing is left
+	back[3]()
+	back[1]()
+	back[1]()
+	lend(9, 2)
+	for _, b := range back {
+		b()
+	}
+	lend(9, 4)
+}

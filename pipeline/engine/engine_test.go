@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"image"
 	"image/jpeg"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -233,5 +234,41 @@ func TestPublishing(t *testing.T) {
 		t.Errorf("after the first publisher left: %v", err)
 	} else {
 		_ = again.Close()
+	}
+}
+
+// A source's decoding threads are of the runtime's budget until it is closed.
+func TestDecodersShareTheThreads(t *testing.T) {
+	c, err := configs.Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Threads = 3
+	e, _ := openWith(t, c)
+	s := configs.DefaultStream()
+	s.Name, s.URL, s.Threads = "demo", demo(t), 9
+	src, err := e.OpenSource(t.Context(), s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := e.Opener(slog.New(slog.DiscardHandler))(s, e.Models.Info, media.NewTap(0), func(event.Status) {})
+	if n, back := e.Runtime.Lend(9); n != 1 {
+		t.Errorf("%d threads left beside a decoder that takes all", n)
+	} else {
+		back()
+	}
+	for _, c := range []io.Closer{src, live} {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	s.URL += ".gone"
+	if _, err := e.OpenSource(t.Context(), s, nil); err == nil {
+		t.Error("opened a file that is not there")
+	}
+	if n, back := e.Runtime.Lend(9); n != 3 {
+		t.Errorf("%d of 3 threads came back", n)
+	} else {
+		back()
 	}
 }

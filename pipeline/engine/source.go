@@ -28,7 +28,16 @@ type reader interface {
 }
 
 // Source is an open source of frames of the model's size and rate.
-type Source struct{ reader }
+type Source struct {
+	reader
+	back func() // returns its decoding threads
+}
+
+// Close closes the source.
+func (s Source) Close() error {
+	defer s.back()
+	return s.reader.Close()
+}
 
 // Counters says what was read so far.
 func (s Source) Counters() pipeline.SourceCounters {
@@ -46,17 +55,21 @@ func sourceConfig(c configs.Stream, i pipeline.ModelInfo, tap *media.Tap) ingest
 		rate = i.FPS
 	}
 	return ingest.Config{Name: c.Name, URL: c.URL, Loop: c.Loop, SampleRate: rate, Width: i.Width, Height: i.Height, RTSPTransport: c.Transport,
-		ReadTimeout: c.Timeout, Decoder: c.Decoder, Threads: c.Threads, Tap: tap}
+		ReadTimeout: c.Timeout, Decoder: c.Decoder, Tap: tap}
 }
 
 // OpenSource opens a source once, as fast as it can be read: for commands that
 // work through a file, and must say at once when it cannot be opened.
 func (e *Engine) OpenSource(ctx context.Context, c configs.Stream, tap *media.Tap) (Source, error) {
-	r, err := ingest.Open(ctx, sourceConfig(c, e.Models.Info, tap))
+	conf := sourceConfig(c, e.Models.Info, tap)
+	var back func()
+	conf.Threads, back = e.Runtime.Lend(c.Threads)
+	r, err := ingest.Open(ctx, conf)
 	if err != nil {
+		back()
 		return Source{}, err
 	}
-	return Source{r}, nil
+	return Source{r, back}, nil
 }
 
 // Opener opens the sources of streams: paced as cameras are, connected again
@@ -65,6 +78,8 @@ func (e *Engine) Opener(log *slog.Logger) pipeline.Opener {
 	return func(c configs.Stream, info pipeline.ModelInfo, tap *media.Tap, onStatus func(event.Status)) pipeline.Source {
 		conf := sourceConfig(c, info, tap)
 		conf.Live = true
+		var back func()
+		conf.Threads, back = e.Runtime.Lend(c.Threads)
 		conf.OnStatus = func(st ingest.Status) {
 			out := status(st, c.URL == configs.Push)
 			log.Info("source", "stream", c.Name, "state", out.State, "reason", out.Reason)
@@ -74,7 +89,7 @@ func (e *Engine) Opener(log *slog.Logger) pipeline.Opener {
 			conf.Packets = e.push.tap(c.Name)
 			conf.URL = ""
 		}
-		return Source{ingest.Supervise(conf)}
+		return Source{ingest.Supervise(conf), back}
 	}
 }
 
