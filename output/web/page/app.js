@@ -51,10 +51,18 @@ async function begin() {
   for (const e of [$('add'), ...document.querySelectorAll('.manage')]) e.hidden = !app.me.manage;
   $('version').textContent = app.me.version ? `Lookout ${app.me.version}` : '';
   app.link?.close();
-  app.link = new Link(app.me.ice_servers, { state: setLink, event: onEvent, delta: onDelta, lost: onLost, video: v => { $('video').srcObject = v; } });
+  app.link = new Link(app.me.ice_servers, { state: setLink, event: onEvent, delta: onDelta, lost: onLost, video: show });
   await refresh();
   clearInterval(app.poll);
   app.poll = setInterval(refresh, 2000);
+}
+
+// show plays v. autoplay alone does not after another stream's end has paused
+// the player.
+function show(v) {
+  const video = $('video');
+  video.srcObject = v;
+  video.play().catch(() => {}); // another stream was chosen meanwhile
 }
 
 function signIn() {
@@ -111,6 +119,9 @@ function select(name) {
   if (!name) { app.link.close(); setLink('live', 'Ready'); return; }
   if (decodeURIComponent(location.hash.slice(1)) !== name) history.replaceState(null, '', '#' + encodeURIComponent(name));
   app.link.play(name);
+  // What stands was said before: it is not sent again.
+  const last = [...app.lives.values()].filter(ev => ev.data.stream === name && kindOf(ev) === 'description' && ev.data.text && ev.data.phase !== 'end').at(-1);
+  if (last) captions.put({ id: last.data.event_id, index: 1e9, text: last.data.text, final: true, phase: last.data.phase, rtp: newest(last)?.rtp, old: true });
 }
 addEventListener('hashchange', () => {
   const n = decodeURIComponent(location.hash.slice(1));
