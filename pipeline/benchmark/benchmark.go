@@ -49,6 +49,7 @@ type Runner struct {
 
 	env    *ort.Env // of the public models, or nil
 	public map[string]*vlm.Model
+	asked  int // prompts written by long
 }
 
 // New makes a Runner that has nothing loaded.

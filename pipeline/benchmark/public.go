@@ -53,7 +53,9 @@ func (r *Runner) generate(ctx context.Context, dir string, past, n, threads int)
 	return g, nil
 }
 
-// long writes a question with which the whole prompt has about n tokens.
+// long writes a question with which the whole prompt has about n tokens, each
+// time of another letter: what sessions share of it (the template's first words)
+// would otherwise be all of it, and nothing would be read.
 func (r *Runner) long(ctx context.Context, m *vlm.Model, n int) (string, error) {
 	s, err := m.NewSession()
 	if err != nil {
@@ -66,10 +68,12 @@ func (r *Runner) long(ctx context.Context, m *vlm.Model, n int) (string, error) 
 		}
 	}
 	around := s.Len() - m.Tokens("z")
+	letter := string(rune('a' + r.asked%26))
+	r.asked++
 	var b strings.Builder
-	b.WriteString("z")
+	b.WriteString(letter)
 	for m.Tokens(b.String()) < n-around {
-		b.WriteString(" z")
+		b.WriteString(" " + letter)
 	}
 	return b.String(), nil
 }
