@@ -204,6 +204,7 @@ func TestBrowserWholeProgram(t *testing.T) {
 	t.Run("ask", func(t *testing.T) { askAboutTheDemo(t, b.In(t)) })
 	t.Run("past", func(t *testing.T) { askAboutThePast(t, b.In(t)) })
 	t.Run("captions", func(t *testing.T) { captionsAreTheEvents(t, b.In(t), told) })
+	t.Run("search", func(t *testing.T) { searchFindsWhatWasSeen(t, b.In(t)) })
 	t.Run("alert", func(t *testing.T) { alertIsPlayed(t, b.In(t), told) })
 	t.Run("streams", func(t *testing.T) { changeStreams(t, b.In(t), told) })
 	t.Run("camera", func(t *testing.T) {
@@ -376,6 +377,18 @@ func askAboutTheDemo(t *testing.T, b *browser.Tab) {
 			t.Errorf("at %v %q has the probability %v", at, q, d.Probability)
 		}
 	}
+}
+
+// searchFindsWhatWasSeen looks for the crate that stands in the yard all the
+// time.
+func searchFindsWhatWasSeen(t *testing.T, b *browser.Tab) {
+	b.Run(browser.Type("query", "crate of oranges\r"))
+	b.Until("what was found", `document.getElementById('events-title').textContent.startsWith('Found') && document.getElementById('events').children.length > 0`)
+	if first := browser.Eval[string](b, `document.getElementById('events').children[0].textContent`); !strings.Contains(first, "crate of oranges") {
+		t.Errorf("the first that is found reads %q", first)
+	}
+	b.Run(browser.Do(`document.getElementById('query').value = ''; document.getElementById('query').dispatchEvent(new Event('input'))`))
+	b.Until("the time line again", `document.getElementById('events-title').textContent === 'Timeline'`)
 }
 
 // captionsAreTheEvents compares what stood over the video, and what the time

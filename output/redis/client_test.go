@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
 	"github.com/lookout-video/lookout/event"
@@ -104,6 +106,36 @@ func TestDeliverExactlyOnce(t *testing.T) {
 
 	if err := c.Deliver(t.Context(), []*event.Event{desc("a", 0)}); !errors.Is(err, outbox.ErrRefused) {
 		t.Errorf("an event without seq: %v", err)
+	}
+}
+
+// roundTrips counts what is sent to the server.
+type roundTrips struct{ single, pipelines atomic.Int64 }
+
+func (*roundTrips) DialHook(next goredis.DialHook) goredis.DialHook { return next }
+
+func (r *roundTrips) ProcessHook(next goredis.ProcessHook) goredis.ProcessHook {
+	return func(ctx context.Context, cmd goredis.Cmder) error { r.single.Add(1); return next(ctx, cmd) }
+}
+
+func (r *roundTrips) ProcessPipelineHook(next goredis.ProcessPipelineHook) goredis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []goredis.Cmder) error { r.pipelines.Add(1); return next(ctx, cmds) }
+}
+
+func TestABatchIsOneRoundTrip(t *testing.T) {
+	c := redistest.Open(t, redis.Config{URL: redistest.Start(t).URL()})
+	deliver(t, c, desc("a", 1)) // the server learns the scripts
+	var trips roundTrips
+	c.Redis().AddHook(&trips)
+	var evs []*event.Event
+	for seq := uint64(2); seq <= 30; seq++ {
+		for _, cam := range []string{"a", "b", "c"} {
+			evs = append(evs, desc(cam, seq))
+		}
+	}
+	deliver(t, c, evs...)
+	if trips.single.Load() != 0 || trips.pipelines.Load() != 1 {
+		t.Errorf("%d events took %d commands and %d pipelines", len(evs), trips.single.Load(), trips.pipelines.Load())
 	}
 }
 
