@@ -204,7 +204,7 @@ func newWorld(t *testing.T, sources map[string]*testSource) *world {
 // depend on how fast the machine is.
 func (w *world) lockstep(c configs.Stream) *Stream {
 	deps := *w.deps
-	deps.Lossless = true
+	deps.Lossless, deps.Calm = true, true
 	return NewStream(c, &deps)
 }
 

@@ -57,6 +57,10 @@ type Deps struct {
 	// Lossless looks at every sampled frame, however long that takes: for files
 	// that are not live. It defaults to false: the newest frame wins.
 	Lossless bool
+	// Calm leaves the pictures of a still scene undecoded although Lossless is
+	// set, which else decodes all: when that begins depends on how far ahead of
+	// the model the file is read, and what is said would not be repeatable.
+	Calm bool
 }
 
 // Stream watches one source and says what it sees.

@@ -129,7 +129,9 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 	if err != nil {
 		return err
 	}
-	t.s.src.Calm(seen.Settled)
+	if d := t.s.deps; !d.Lossless || d.Calm {
+		t.s.src.Calm(seen.Settled)
+	}
 	t.s.st.saw(seen.Encoded)
 	if t.l.thrifty != nil {
 		t.s.st.reduced(t.l.thrifty.Reduced())

@@ -468,7 +468,7 @@ func (r *Runner) watch(ctx context.Context, video string) error {
 	if err != nil {
 		return err
 	}
-	deps.Lossless = true
+	deps.Lossless, deps.Calm = true, true
 	deps.Open = func(configs.Stream, pipeline.ModelInfo, *media.Tap, func(event.Status)) pipeline.Source { return src }
 	if err := pipeline.NewStream(c, deps).Run(ctx); err != nil && !errors.Is(err, io.EOF) {
 		return err
