@@ -83,8 +83,8 @@ type Alert struct {
 	recent []float64 // ring of the ordinary scores
 	pos    int
 	held   []float64 // scores since the alert's start
-	bar    float64 // cached threshold
-	stale  int     // scores learned since bar was computed
+	bar    float64   // cached threshold
+	stale  int       // scores learned since bar was computed
 
 	on        bool
 	off       float64 // threshold to fall below, fixed at the start
