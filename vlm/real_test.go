@@ -6,23 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/lookout-video/lookout/internal/testmodel"
 )
 
-// realModel is the folder that `make smollm2` writes, or LOOKOUT_SMOLLM2.
+// realModel is what `make smollm2` writes.
 func realModel(t *testing.T) *golden {
 	t.Helper()
-	dir := os.Getenv("LOOKOUT_SMOLLM2")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir = filepath.Join(cache, "lookout", "models", "local--smollm2-135m")
-	}
-	if _, err := os.Stat(filepath.Join(dir, "golden.json")); err != nil {
-		t.Skipf("NOT TESTED: no real language weights in %s; `make smollm2` makes them", dir)
-	}
-	return unpack(t, dir)
+	return unpack(t, testmodel.SmolLM2(t))
 }
 
 // SmolLM2-135M-Instruct says through Lookout what it says through transformers.

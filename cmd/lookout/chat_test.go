@@ -4,13 +4,14 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lookout-video/lookout/internal/testmodel"
 )
 
 // terminal opens a pseudo-terminal: what the program sees, and our end of it.
@@ -42,17 +43,7 @@ func terminal(t *testing.T) (theirs, ours *os.File) {
 // A conversation in a terminal with the real weights of `make smollm2`: it
 // prompts, answers, and remembers what was said.
 func TestChatInATerminal(t *testing.T) {
-	dir := os.Getenv("LOOKOUT_SMOLLM2")
-	if dir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			t.Fatal(err)
-		}
-		dir = filepath.Join(cache, "lookout", "models", "local--smollm2-135m")
-	}
-	if _, err := os.Stat(filepath.Join(dir, "golden.json")); err != nil {
-		t.Skipf("NOT TESTED: no real language weights in %s; `make smollm2` makes them", dir)
-	}
+	dir := testmodel.SmolLM2(t)
 	theirs, ours := terminal(t)
 	cmd := program(t, "chat", "--model", dir, "--max-tokens", "40")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, theirs
