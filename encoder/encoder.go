@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"unsafe"
 
 	"github.com/lookout-video/lookout/internal/ort"
 	"github.com/lookout-video/lookout/media"
@@ -55,7 +56,25 @@ type Encoder struct {
 	pixels                        []uint8
 	tokens, patch, image, distant []float32
 	batch                         [MaxBatch + 1]*ort.Binding // by number of frames, made when first used
+	over                          [maxOver]over
+	runs                          uint64
 }
+
+// over is the binding of a single frame over its own pixels, so that they are
+// not copied. Frames go round, a few a stream: each is bound once.
+type over struct {
+	pix  []uint8 // held, so that nobody else gets this memory while it is bound
+	b    *ort.Binding
+	last uint64 // run
+}
+
+// The graph is bound to the memory of up to maxOver frames, and to another's in
+// place of one that was not seen for forget runs. Frames beyond that are copied:
+// binding them at each run would cost more.
+const (
+	maxOver = 32
+	forget  = 8 * maxOver
+)
 
 // Open loads the bundle's encoder.
 func Open(b *model.Bundle, env *ort.Env) (*Encoder, error) {
@@ -96,12 +115,21 @@ func (e *Encoder) binding(n int) (*ort.Binding, error) {
 	if e.batch[n] != nil {
 		return e.batch[n], nil
 	}
+	b, err := e.bind(n, e.pixels)
+	if err == nil {
+		e.batch[n] = b
+	}
+	return b, err
+}
+
+// bind makes the binding of n frames that lie in pixels one behind the other.
+func (e *Encoder) bind(n int, pixels []uint8) (*ort.Binding, error) {
 	b, err := e.s.NewBinding()
 	if err != nil {
 		return nil, err
 	}
 	err = errors.Join(
-		ort.Bind(b, "pixels", tensor.View[uint8]{Shape: tensor.Shape{n, e.height, e.width, 3}, Data: e.pixels}),
+		ort.Bind(b, "pixels", tensor.View[uint8]{Shape: tensor.Shape{n, e.height, e.width, 3}, Data: pixels}),
 		ort.Bind(b, "tokens", tensor.View[float32]{Shape: tensor.Shape{n, e.patches, e.dim}, Data: e.tokens}),
 		ort.Bind(b, "patch_embed", tensor.View[float32]{Shape: tensor.Shape{n, e.patches, e.embed}, Data: e.patch}),
 		ort.Bind(b, "image_embed", tensor.View[float32]{Shape: tensor.Shape{n, e.embed}, Data: e.image}),
@@ -111,11 +139,61 @@ func (e *Encoder) binding(n int) (*ort.Binding, error) {
 		b.Close()
 		return nil, err
 	}
-	e.batch[n] = b
 	return b, nil
 }
 
-// Encode fills dst for frames, which must be RGB of the encoder's size.
+// gather gives the binding of a run over frames. A single one is read where it
+// is; several are copied behind each other, as the graph takes one input.
+func (e *Encoder) gather(frames []*media.Frame) (*ort.Binding, error) {
+	if e.runs++; len(frames) == 1 {
+		if b, err := e.direct(frames[0].Pix); b != nil || err != nil {
+			return b, err
+		}
+	}
+	b, err := e.binding(len(frames))
+	if err != nil {
+		return nil, err
+	}
+	for i, f := range frames {
+		copy(e.pixels[i*len(f.Pix):], f.Pix)
+	}
+	return b, nil
+}
+
+// direct gives the binding over one frame's pixels, nil when there are too many
+// other frames about.
+func (e *Encoder) direct(pix []uint8) (*ort.Binding, error) {
+	oldest := &e.over[0]
+	for i := range e.over {
+		o := &e.over[i]
+		if o.b != nil && unsafe.SliceData(o.pix) == unsafe.SliceData(pix) {
+			o.last = e.runs
+			return o.b, nil
+		}
+		if o.last < oldest.last {
+			oldest = o
+		}
+	}
+	if oldest.b != nil {
+		if e.runs-oldest.last < forget {
+			return nil, nil
+		}
+		if err := oldest.b.Close(); err != nil {
+			return nil, err
+		}
+		*oldest = over{}
+	}
+	b, err := e.bind(1, pix)
+	if err != nil {
+		return nil, err
+	}
+	*oldest = over{pix, b, e.runs}
+	return b, nil
+}
+
+// Encode fills dst for frames, which must be RGB of the encoder's size. Their
+// pixels may change again when it returns; a frame that comes back in the same
+// memory is not copied.
 func (e *Encoder) Encode(ctx context.Context, frames []*media.Frame, dst *Output) error {
 	size := e.width * e.height * 3
 	for i, f := range frames {
@@ -134,12 +212,9 @@ func (e *Encoder) Encode(ctx context.Context, frames []*media.Frame, dst *Output
 	}
 	for at := 0; at < len(frames); at += MaxBatch {
 		n := min(MaxBatch, len(frames)-at)
-		b, err := e.binding(n)
+		b, err := e.gather(frames[at : at+n])
 		if err != nil {
 			return fmt.Errorf("encoder: %w", err)
-		}
-		for i, f := range frames[at : at+n] {
-			copy(e.pixels[i*size:], f.Pix)
 		}
 		if err := b.Run(ctx); err != nil {
 			return fmt.Errorf("encoder: %w", err)

@@ -168,6 +168,63 @@ func TestEncodeDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// A single frame is not copied: the graph reads it where it is, each time anew.
+// That holds for so many frames; more are copied, and give the same.
+func TestSingleFramesAreReadWhereTheyAre(t *testing.T) {
+	e := open(t)
+	see := func(f *media.Frame) []float32 {
+		t.Helper()
+		o := &Output{Image: tensor.Make[float32](1, e.embed)}
+		if err := e.Encode(t.Context(), []*media.Frame{f}, o); err != nil {
+			t.Fatal(err)
+		}
+		return o.Image.Data
+	}
+	copied := func() bool { return slices.Max(e.pixels) > 0 }
+	f, other := picture(e, 1), picture(e, 2)
+	first := see(f)
+	copy(f.Pix, other.Pix)
+	if second := see(f); furthest(first, second) == 0 || furthest(second, see(other)) != 0 {
+		t.Error("the frame's new pixels were not read")
+	}
+	frames := []*media.Frame{f, other}
+	for len(frames) < maxOver {
+		frames = append(frames, picture(e, 1))
+		see(frames[len(frames)-1])
+	}
+	if copied() {
+		t.Error("a single frame was copied")
+	}
+	many := picture(e, 1)
+	if furthest(first, see(many)) != 0 || !copied() {
+		t.Error("one frame too many gives something else, or was bound")
+	}
+	clear(e.pixels)
+	e.runs += forget // as if the others had not been seen for long
+	if furthest(first, see(many)) != 0 || copied() {
+		t.Error("the place of a frame that is gone was not taken")
+	}
+	bound := 0
+	for _, o := range e.over {
+		if o.b != nil {
+			bound++
+		}
+	}
+	if bound != maxOver {
+		t.Errorf("%d frames are bound, want %d", bound, maxOver)
+	}
+}
+
+// What a single frame costs beside the run: nothing where it is bound, and the
+// copy where it is one of several.
+func BenchmarkCopyOfAFrame(b *testing.B) {
+	e := open(b)
+	f := picture(e, 1)
+	for b.Loop() {
+		copy(e.pixels, f.Pix)
+	}
+}
+
 func openText(t testing.TB) *Text {
 	t.Helper()
 	x, err := OpenText(testmodel.Bundle(t), testmodel.Env(t))

@@ -1,14 +1,42 @@
 package ingest
 
-// #cgo pkg-config: libavcodec libavutil
+// #cgo pkg-config: libavcodec libavutil libswscale
 // #include <errno.h>
 // #include <libavcodec/avcodec.h>
 // #include <libavcodec/bsf.h>
-// #include <libavutil/imgutils.h>
+// #include <libavutil/opt.h>
+// #include <libavutil/pixdesc.h>
+// #include <libswscale/swscale.h>
 //
 // static int lookout_delay(AVCodecContext *c) { return c->has_b_frames; }
-// static void lookout_copy_rgb(uint8_t *dst, AVFrame *f) {
-//     av_image_copy_plane(dst, f->width * 3, f->data[0], f->linesize[0], f->width * 3, f->height);
+// static int64_t lookout_chroma(int sub) { return sub ? 128 * ((1 << sub) - 1) : -513; }
+// static int lookout_sws(struct SwsContext **out, int w, int h, int format, int full, int space, int to_w, int to_h) {
+//     const AVPixFmtDescriptor *d = av_pix_fmt_desc_get(format);
+//     struct SwsContext *c = sws_alloc_context();
+//     if (!c || !d) { sws_freeContext(c); return AVERROR(ENOMEM); }
+//     av_opt_set_int(c, "sws_flags", SWS_BILINEAR | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT, 0);
+//     av_opt_set_int(c, "srcw", w, 0);
+//     av_opt_set_int(c, "srch", h, 0);
+//     av_opt_set_int(c, "src_format", format, 0);
+//     av_opt_set_int(c, "src_range", full, 0);
+//     av_opt_set_int(c, "src_h_chr_pos", lookout_chroma(d->log2_chroma_w), 0);
+//     av_opt_set_int(c, "src_v_chr_pos", lookout_chroma(d->log2_chroma_h), 0);
+//     av_opt_set_int(c, "dstw", to_w, 0);
+//     av_opt_set_int(c, "dsth", to_h, 0);
+//     av_opt_set_int(c, "dst_format", AV_PIX_FMT_RGB24, 0);
+//     av_opt_set_int(c, "dst_range", 1, 0);
+//     int code = sws_init_context(c, NULL, NULL);
+//     if (code < 0) { sws_freeContext(c); return code; }
+//     int *in, *to, in_full, to_full, b, k, s;
+//     sws_getColorspaceDetails(c, &in, &in_full, &to, &to_full, &b, &k, &s);
+//     sws_setColorspaceDetails(c, sws_getCoefficients(space), in_full, to, to_full, b, k, s);
+//     *out = c;
+//     return 0;
+// }
+// static int lookout_rgb(struct SwsContext *c, AVFrame *f, uint8_t *dst, int row) {
+//     uint8_t *to[4] = {dst};
+//     int rows[4] = {row};
+//     return sws_scale(c, (const uint8_t *const *)f->data, f->linesize, 0, f->height, to, rows);
 // }
 // static void lookout_any_type(AVFrame *f) { f->pict_type = AV_PICTURE_TYPE_NONE; }
 import "C"
@@ -67,9 +95,49 @@ func frameTime(f *astiav.Frame) int64 {
 	return int64((*C.AVFrame)(f.UnsafePointer()).best_effort_timestamp)
 }
 
-// copyRGB copies a packed RGB picture into dst, without padding.
-func copyRGB(dst []byte, f *astiav.Frame) {
-	C.lookout_copy_rgb((*C.uint8_t)(unsafe.Pointer(unsafe.SliceData(dst))), (*C.AVFrame)(f.UnsafePointer()))
+// conversion is from a picture of w by h to RGB of toW by toH, full range.
+type conversion struct {
+	w, h     int
+	format   astiav.PixelFormat
+	bt709    bool // else BT.601
+	full     bool // range
+	toW, toH int
+}
+
+// converter does one conversion into memory that is given to it, which neither
+// FFmpeg's filters nor astiav can. It scales and rounds as the filter "scale" does.
+type converter struct {
+	conversion
+	c *C.struct_SwsContext // nil: none yet, and conversion is zero
+}
+
+func (v *converter) open(to conversion) error {
+	v.close()
+	space, full := C.int(C.SWS_CS_ITU601), C.int(0)
+	if to.bt709 {
+		space = C.SWS_CS_ITU709
+	}
+	if to.full {
+		full = 1
+	}
+	if code := C.lookout_sws(&v.c, C.int(to.w), C.int(to.h), C.int(to.format), full, space, C.int(to.toW), C.int(to.toH)); code < 0 {
+		return astiav.Error(code)
+	}
+	v.conversion = to
+	return nil
+}
+
+// convert writes f into dst, rows of row bytes.
+func (v *converter) convert(f *astiav.Frame, dst []byte, row int) error {
+	if code := C.lookout_rgb(v.c, (*C.AVFrame)(f.UnsafePointer()), (*C.uint8_t)(unsafe.Pointer(unsafe.SliceData(dst))), C.int(row)); code < 0 {
+		return astiav.Error(code)
+	}
+	return nil
+}
+
+func (v *converter) close() {
+	C.sws_freeContext(v.c)
+	v.c, v.conversion = nil, conversion{}
 }
 
 // reorders tells whether pictures leave the decoder in another order than they

@@ -71,11 +71,15 @@ type Frame struct {
 	Pix []byte
 }
 
+// slack is what lies behind a picture: converters write whole vectors, the last
+// of which may end behind it.
+const slack = 64
+
 // Reset gives f the size w by h, growing Pix only when it is too small.
 func (f *Frame) Reset(w, h int) {
 	n := w * h * 3
-	if cap(f.Pix) < n {
-		f.Pix = make([]byte, n)
+	if cap(f.Pix) < n+slack {
+		f.Pix = make([]byte, n, n+slack)
 	}
 	f.Pix = f.Pix[:n]
 	f.Width, f.Height = w, h
