@@ -41,6 +41,10 @@ type Config struct {
 	// CacheDir holds graphs prepared for this machine, so that the next start
 	// is quick. Empty: none are kept.
 	CacheDir string
+	// CacheBytes is the most that CacheDir may hold: what was not loaded for
+	// longest is deleted. Models of more than half of it are not kept.
+	// It defaults to 2 GB.
+	CacheBytes int64
 	// Logger is told when auto falls back to the CPU.
 	// It defaults to slog.Default().
 	Logger *slog.Logger
@@ -74,6 +78,9 @@ var process struct {
 func Open(cfg Config) (*Env, error) {
 	if cfg.Threads <= 0 {
 		cfg.Threads = runtime.GOMAXPROCS(0)
+	}
+	if cfg.CacheBytes <= 0 {
+		cfg.CacheBytes = 2 << 30
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -61,9 +62,10 @@ var typeNames = map[uint64]string{
 
 var errGraph = errors.New("not an ONNX graph")
 
-// readGraph lists a model's inputs and outputs. The library itself can tell
-// them only of a session built for the purpose, which doubles the start.
-func readGraph(model []byte) (inputs, outputs []Info, err error) {
+// readGraph lists a model's inputs and outputs, and the files beside it that hold
+// weights. The library itself can tell the former only of a session built for
+// the purpose, which doubles the start.
+func readGraph(model []byte) (inputs, outputs []Info, beside []string, err error) {
 	var graph []byte
 	err = fields(model, func(num uint64, v uint64, b []byte) error {
 		if num == 7 && b != nil { // ModelProto.graph
@@ -75,15 +77,22 @@ func readGraph(model []byte) (inputs, outputs []Info, err error) {
 		err = errGraph
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	weights := map[string]bool{}
 	err = fields(graph, func(num uint64, _ uint64, b []byte) error {
 		switch num {
 		case 5: // initializer: before IR version 4 it is listed as an input too
 			return fields(b, func(num, _ uint64, b []byte) error {
-				if num == 8 {
+				switch num {
+				case 8:
 					weights[string(b)] = true
+				case 13: // external_data: a key and a value
+					if file, err := readLocation(b); err != nil {
+						return err
+					} else if file != "" && !slices.Contains(beside, file) {
+						beside = append(beside, file)
+					}
 				}
 				return nil
 			})
@@ -101,7 +110,7 @@ func readGraph(model []byte) (inputs, outputs []Info, err error) {
 		return nil
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	real := inputs[:0]
 	for _, in := range inputs {
@@ -110,9 +119,26 @@ func readGraph(model []byte) (inputs, outputs []Info, err error) {
 		}
 	}
 	if len(real) == 0 || len(outputs) == 0 {
-		return nil, nil, errGraph
+		return nil, nil, nil, errGraph
 	}
-	return real, outputs, nil
+	return real, outputs, beside, nil
+}
+
+// readLocation reads a StringStringEntryProto: the file that it names.
+func readLocation(b []byte) (file string, err error) {
+	var key, value string
+	err = fields(b, func(num, _ uint64, b []byte) error {
+		if num == 1 {
+			key = string(b)
+		} else if num == 2 {
+			value = string(b)
+		}
+		return nil
+	})
+	if key != "location" {
+		value = ""
+	}
+	return value, err
 }
 
 // readInfo reads a ValueInfoProto of a tensor.
@@ -197,22 +223,22 @@ func fields(msg []byte, f func(num, v uint64, b []byte) error) error {
 }
 
 // readGraphFile does not read the weights: pages that are skipped stay on disk.
-func readGraphFile(path string) (inputs, outputs []Info, err error) {
+func readGraphFile(path string) (inputs, outputs []Info, beside []string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	if fi.Size() == 0 || fi.IsDir() {
-		return nil, nil, errGraph
+		return nil, nil, nil, errGraph
 	}
 	m, err := syscall.Mmap(int(f.Fd()), 0, int(fi.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer func() { _ = syscall.Munmap(m) }()
 	return readGraph(m)

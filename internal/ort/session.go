@@ -1,8 +1,6 @@
 package ort
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,7 +19,8 @@ type Source struct {
 	Path string
 	Data []byte
 	// Hash identifies the content and is the key of the prepared graph. Empty:
-	// no prepared graph is kept.
+	// a file is told by its size, date and pieces of it, and of Data nothing
+	// prepared is kept.
 	Hash string
 }
 
@@ -66,10 +65,11 @@ func (e *Env) NewSession(src Source, opt Options) (*Session, error) {
 	}
 	s := &Session{env: e, name: src.Name, bindings: map[*Binding]struct{}{}}
 	var err error
+	var beside []string // files with weights
 	if src.Path != "" {
-		s.Inputs, s.Outputs, err = readGraphFile(src.Path)
+		s.Inputs, s.Outputs, beside, err = readGraphFile(src.Path)
 	} else {
-		s.Inputs, s.Outputs, err = readGraph(src.Data)
+		s.Inputs, s.Outputs, beside, err = readGraph(src.Data)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ort: read %s: %w", src.Name, err)
@@ -86,9 +86,14 @@ func (e *Env) NewSession(src Source, opt Options) (*Session, error) {
 		s.Outputs = outs
 	}
 	size := int64(len(src.Data))
-	for _, beside := range []string{"", ".data", "_data"} { // weights may lie beside the graph
-		if fi, err := os.Stat(src.Path + beside); src.Path != "" && err == nil {
-			size += fi.Size()
+	for i := range beside {
+		beside[i] = filepath.Join(filepath.Dir(src.Path), beside[i])
+	}
+	if src.Path != "" {
+		for _, path := range append([]string{src.Path}, beside...) {
+			if fi, err := os.Stat(path); err == nil {
+				size += fi.Size()
+			}
 		}
 	}
 	s.threads, s.stops = e.share(size, opt.Threads), opt.Stoppable || size >= small
@@ -97,7 +102,7 @@ func (e *Env) NewSession(src Source, opt Options) (*Session, error) {
 	if e.closed {
 		return nil, ErrClosed
 	}
-	if s.s, err = e.load(src, s); err != nil {
+	if s.s, err = e.load(src, s, size, beside); err != nil {
 		return nil, fmt.Errorf("ort: load %s: %w", src.Name, err)
 	}
 	e.sessions[s] = struct{}{}
@@ -118,44 +123,8 @@ func (e *Env) share(size int64, n int) int {
 	return min(n, e.cfg.Threads)
 }
 
-// load builds the session, from the graph prepared for this machine if there
-// is one, else from the source, keeping what was prepared.
-func (e *Env) load(src Source, s *Session) (*ortgo.DynamicAdvancedSession, error) {
-	const level = ortgo.GraphOptimizationLevelEnableAll
-	keep := ""
-	if e.cfg.CacheDir != "" && src.Hash != "" {
-		keep = filepath.Join(e.cfg.CacheDir, preparedName(src.Hash, e.Version(), e.Device()))
-		if _, err := os.Stat(keep); err == nil {
-			kept, err := e.build(Source{Path: keep}, ortgo.GraphOptimizationLevelDisableAll, "", s)
-			if err == nil {
-				return kept, nil
-			}
-			os.Remove(keep)
-		}
-		if err := os.MkdirAll(e.cfg.CacheDir, 0o755); err != nil {
-			e.cfg.Logger.Warn("cannot keep prepared graphs", "err", err)
-			keep = ""
-		}
-	}
-	if keep == "" {
-		return e.build(src, level, "", s)
-	}
-	tmp, err := os.MkdirTemp(e.cfg.CacheDir, "prepare-")
-	if err != nil {
-		e.cfg.Logger.Warn("cannot keep prepared graphs", "err", err)
-		return e.build(src, level, "", s)
-	}
-	defer os.RemoveAll(tmp)
-	made := filepath.Join(tmp, "graph.onnx")
-	fresh, err := e.build(src, level, made, s)
-	if err == nil {
-		if err := os.Rename(made, keep); err != nil {
-			e.cfg.Logger.Warn("cannot keep a prepared graph", "model", src.Name, "err", err)
-		}
-	}
-	return fresh, err
-}
-
+// build makes the session. What the library prepares for it goes to the file
+// keep, unless that is empty, and into another beside it.
 func (e *Env) build(src Source, level ortgo.GraphOptimizationLevel, keep string, like *Session) (*ortgo.DynamicAdvancedSession, error) {
 	o, err := ortgo.NewSessionOptions()
 	if err != nil {
@@ -177,6 +146,13 @@ func (e *Env) build(src Source, level ortgo.GraphOptimizationLevel, keep string,
 	set(func() error { return o.AddSessionConfigEntry("session.force_spinning_stop", "1") })
 	if keep != "" {
 		set(func() error { return o.SetOptimizedModelFilePath(keep) })
+		for _, c := range [][2]string{
+			{"session.optimized_model_external_initializers_file_name", preparedWeights},
+			{"session.optimized_model_external_initializers_min_size_in_bytes", "1024"},
+			{"session.save_external_prepacked_constant_initializers", "1"},
+		} {
+			set(func() error { return o.AddSessionConfigEntry(c[0], c[1]) })
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -202,28 +178,6 @@ func (e *Env) build(src Source, level ortgo.GraphOptimizationLevel, keep string,
 	})
 	return s, err
 }
-
-// preparedName is the file name of a graph prepared by this library on this
-// kind of machine: layouts chosen for one CPU are wrong for another.
-func preparedName(hash, version, device string) string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{hash, version, device, cpuID()}, "\n")))
-	return hex.EncodeToString(sum[:12]) + ".onnx"
-}
-
-// cpuID is the model and the instruction sets of the first CPU.
-var cpuID = sync.OnceValue(func() string {
-	b, _ := os.ReadFile("/proc/cpuinfo")
-	first, _, _ := strings.Cut(string(b), "\n\n")
-	var id []string
-	for line := range strings.Lines(first) {
-		for _, key := range []string{"model name", "flags", "Features", "CPU part"} {
-			if strings.HasPrefix(line, key) {
-				id = append(id, line)
-			}
-		}
-	}
-	return strings.Join(id, "")
-})
 
 // Name is the model's name, for errors.
 func (s *Session) Name() string { return s.name }

@@ -31,3 +31,10 @@ body = h.make_graph([h.make_node("MatMul", ["x_in", "w"], ["y"]), h.make_node("I
 write("slow", [h.make_node("Loop", ["turns", "true", "x"], ["out"], body=body)],
       [("turns", T.INT64, [1]), ("x", T.FLOAT, [64, 64]), ("w", T.FLOAT, [64, 64])], [("out", T.FLOAT, [64, 64])],
       [h.make_tensor("true", T.BOOL, [], [True])])
+
+# y = x w, with the weights in a file of their own.
+g = h.make_graph([h.make_node("MatMul", ["x", "w"], ["y"])], "weights", [h.make_tensor_value_info("x", T.FLOAT, ["n", 64])],
+                 [h.make_tensor_value_info("y", T.FLOAT, ["n", 64])], [h.make_tensor("w", T.FLOAT, [64, 64], bytes(4 * 64 * 64), raw=True)])
+m = h.make_model(g, opset_imports=[h.make_opsetid("", 17)], ir_version=9, producer_name="lookout-test")
+save(m, os.path.join(here, "weights.onnx"), save_as_external_data=True, location="weights.bin", size_threshold=0)
+os.remove(os.path.join(here, "weights.bin"))  # the tests write theirs

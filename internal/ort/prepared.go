@@ -1,0 +1,243 @@
+package ort
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	ortgo "github.com/yalue/onnxruntime_go"
+)
+
+// Before it runs a graph the library rewrites it and packs its weights as the
+// CPU's kernels read them. That is done once a machine: the result is kept as a
+// folder of the graph and, in a file beside it, its weights, which are mapped
+// and not read: loading costs a third of what it would, and processes share the
+// memory.
+const (
+	preparedGraph   = "graph.onnx"
+	preparedWeights = "weights"
+	// unfinished is how folders are called that are being written.
+	unfinished = "prepare-"
+)
+
+// load builds the session, from the graph prepared for this machine if there
+// is one, else from the source, keeping what was prepared.
+func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.DynamicAdvancedSession, error) {
+	const level = ortgo.GraphOptimizationLevelEnableAll
+	keep := e.place(src, size, beside)
+	if keep == "" {
+		return e.build(src, level, "", s)
+	}
+	if _, err := os.Stat(keep); err == nil {
+		kept, err := e.build(Source{Path: filepath.Join(keep, preparedGraph)}, ortgo.GraphOptimizationLevelDisableAll, "", s)
+		if err == nil {
+			now := time.Now()
+			_ = os.Chtimes(keep, now, now) // tells prune that it is in use
+			return kept, nil
+		}
+		os.RemoveAll(keep) // damaged
+	}
+	fresh, failed := e.prepare(src, s, keep, size)
+	if fresh == nil {
+		var err error
+		if fresh, err = e.build(src, level, "", s); err != nil {
+			return nil, err
+		}
+	}
+	if failed != nil {
+		e.cfg.Logger.Warn("cannot keep a prepared graph", "model", src.Name, "err", failed)
+	}
+	return fresh, nil
+}
+
+// place is the folder of the graph prepared from src, empty when none is to be
+// kept: what is larger than half of all that may be kept would leave no room
+// for the others.
+func (e *Env) place(src Source, size int64, beside []string) string {
+	if e.cfg.CacheDir == "" || size > e.cfg.CacheBytes/2 {
+		return ""
+	}
+	id := src.Hash
+	if id == "" && src.Path != "" {
+		var err error
+		if id, err = fingerprint(append([]string{src.Path}, beside...)); err != nil {
+			return "" // loading it tells why
+		}
+	}
+	if id == "" {
+		return ""
+	}
+	return filepath.Join(e.cfg.CacheDir, preparedName(id, e.Version(), e.Device()))
+}
+
+// prepare builds the session and puts what was prepared into the folder keep,
+// in one step: what is there is whole. The session may be there though keeping
+// failed.
+func (e *Env) prepare(src Source, s *Session, keep string, size int64) (*ortgo.DynamicAdvancedSession, error) {
+	if err := os.MkdirAll(e.cfg.CacheDir, 0o755); err != nil {
+		return nil, err
+	}
+	if !roomFor(e.cfg.CacheDir, size) {
+		return nil, errors.New("the disk is nearly full")
+	}
+	tmp, err := os.MkdirTemp(e.cfg.CacheDir, unfinished)
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(tmp)
+	fresh, err := e.build(src, ortgo.GraphOptimizationLevelEnableAll, filepath.Join(tmp, preparedGraph), s)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range []string{preparedGraph, preparedWeights} {
+		if err := settle(filepath.Join(tmp, name)); err != nil && !os.IsNotExist(err) { // a small graph has no weights beside it
+			return fresh, err
+		}
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return fresh, err
+	}
+	if err := os.Rename(tmp, keep); err != nil {
+		if _, there := os.Stat(keep); there != nil { // else another process was faster
+			return fresh, err
+		}
+	}
+	return fresh, prune(e.cfg.CacheDir, e.cfg.CacheBytes, keep)
+}
+
+// settle waits until a file is on the disk: a crash after the rename must not
+// leave one of zeros.
+func settle(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// prune deletes the graphs that were not loaded for longest until no more than
+// limit bytes are left, and what a crash left unfinished. It spares keep.
+func prune(dir string, limit int64, keep string) error {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	type entry struct {
+		path string
+		used time.Time
+		size int64
+	}
+	var all []entry
+	var total int64
+	for _, d := range list {
+		info, err := d.Info()
+		if err != nil {
+			continue // gone: another process prunes too
+		}
+		one := entry{path: filepath.Join(dir, d.Name()), used: info.ModTime(), size: info.Size()}
+		if strings.HasPrefix(d.Name(), unfinished) {
+			if time.Since(one.used) > time.Hour {
+				os.RemoveAll(one.path)
+			}
+			continue
+		}
+		files, _ := os.ReadDir(one.path) // none in what is a file
+		for _, f := range files {
+			if info, err := f.Info(); err == nil {
+				one.size += info.Size()
+			}
+		}
+		all, total = append(all, one), total+one.size
+	}
+	slices.SortFunc(all, func(a, b entry) int { return a.used.Compare(b.used) })
+	for _, one := range all {
+		if total <= limit {
+			break
+		}
+		if one.path == keep {
+			continue
+		}
+		if err := os.RemoveAll(one.path); err != nil {
+			return err
+		}
+		total -= one.size
+	}
+	return nil
+}
+
+// fingerprint tells one model from another without reading all of it, which
+// would take longer than what is kept saves: by each file's size, date, and
+// pieces from all over it. Two trainings of one model differ everywhere.
+func fingerprint(paths []string) (string, error) {
+	h := sha256.New()
+	for _, p := range paths {
+		if err := sample(h, p); err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func sample(h hash.Hash, path string) error {
+	const pieces, piece = 16, 64 << 10
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	size := fi.Size()
+	fmt.Fprintln(h, size, fi.ModTime().UnixNano())
+	for i := range int64(pieces) {
+		if _, err := io.Copy(h, io.NewSectionReader(f, i*max(size-piece, 0)/(pieces-1), piece)); err != nil {
+			return err
+		}
+		if size <= piece {
+			break // that was all of it
+		}
+	}
+	return nil
+}
+
+// roomFor tells whether the disk under dir has room for n bytes, and as many
+// thrice for others.
+func roomFor(dir string, n int64) bool {
+	var st syscall.Statfs_t
+	return syscall.Statfs(dir, &st) != nil || int64(st.Bavail) > 4*n/int64(st.Bsize)
+}
+
+// preparedName is the name of a graph prepared by this library on this kind of
+// machine: layouts chosen for one CPU are wrong for another.
+func preparedName(id, version, device string) string {
+	sum := sha256.Sum256([]byte(strings.Join([]string{"2", id, version, device, cpuID()}, "\n")))
+	return hex.EncodeToString(sum[:12])
+}
+
+// cpuID is the model and the instruction sets of the first CPU.
+var cpuID = sync.OnceValue(func() string {
+	b, _ := os.ReadFile("/proc/cpuinfo")
+	first, _, _ := strings.Cut(string(b), "\n\n")
+	var id []string
+	for line := range strings.Lines(first) {
+		for _, key := range []string{"model name", "flags", "Features", "CPU part"} {
+			if strings.HasPrefix(line, key) {
+				id = append(id, line)
+			}
+		}
+	}
+	return strings.Join(id, "")
+})
