@@ -30,7 +30,7 @@ type Config struct {
 	// Model is a bundle's folder or a name known to `lookout models list`. It defaults to the embedded model.
 	Model string `yaml:"model" json:"model" doc:"a model folder, or a name from lookout models list; empty: the embedded model"`
 	// Precision picks a file variant of a public model. It defaults to auto.
-	Precision string `yaml:"precision" json:"precision" enum:"auto,fp32,fp16,q4,q4f16,int8,quantized" doc:"file variant of a public model"`
+	Precision string `yaml:"precision" json:"precision" enum:"auto,fp32,fp16,q4,q4f16,int8,uint8,quantized,bnb4" doc:"file variant of a public model"`
 	// Reduce is the cosine above which a public model does not read a visual token again that its window holds. It defaults to 0: it reads all.
 	Reduce float64 `yaml:"reduce" json:"reduce" doc:"cosine above which a public model leaves out a visual token that its window holds already; 0: it reads all"`
 	// Device is auto, cpu, cuda or cuda:N. It defaults to auto.

@@ -29,7 +29,7 @@ func (c *Config) Validate() error {
 			bad(key, "%q is not one of %s", v, strings.Join(list, ", "))
 		}
 	}
-	oneOf("precision", c.Precision, "auto", "fp32", "fp16", "q4", "q4f16", "int8", "quantized")
+	oneOf("precision", c.Precision, "auto", "fp32", "fp16", "q4", "q4f16", "int8", "uint8", "quantized", "bnb4")
 	if c.Reduce < 0 || c.Reduce > 1 {
 		bad("reduce", "%v is no cosine between 0 and 1", c.Reduce)
 	}

@@ -4,9 +4,26 @@ import (
 	"os"
 	"time"
 
+	"github.com/vbauerster/cupwriter"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 )
+
+// newBars draws on the terminal that standard error is.
+func newBars(options ...mpb.ContainerOption) *mpb.Progress {
+	w := cupwriter.New(fromLineStart{os.Stderr}, false)
+	w.SetTermFd(int(os.Stderr.Fd()))
+	return mpb.New(append(options, mpb.WithConsoleWriter(w))...)
+}
+
+// fromLineStart begins each picture in the first column: what the terminal
+// echoes, as it does Ctrl-C, has moved the cursor.
+type fromLineStart struct{ f *os.File }
+
+func (w fromLineStart) Write(b []byte) (int, error) {
+	n, err := w.f.Write(append([]byte{'\r'}, b...))
+	return max(n-1, 0), err
+}
 
 // bar shows how far a file is worked through, on a terminal only.
 type bar struct {
@@ -19,7 +36,7 @@ func newBar(length time.Duration) *bar {
 	if length <= 0 || !isTerminal(os.Stderr) {
 		return &bar{}
 	}
-	p := mpb.New(mpb.WithOutput(os.Stderr), mpb.WithWidth(40))
+	p := newBars(mpb.WithWidth(40))
 	return &bar{p, p.AddBar(length.Milliseconds(), mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Percentage(decor.WCSyncSpace)), mpb.AppendDecorators(decor.AverageETA(decor.ET_STYLE_MMSS)))}
 }

@@ -51,10 +51,11 @@ func main() {
 
 // global holds the flags of every command.
 type global struct {
-	config string
-	level  string
-	model  string
-	device string
+	config    string
+	level     string
+	model     string
+	precision string
+	device    string
 }
 
 func newRoot() *cobra.Command {
@@ -84,6 +85,7 @@ to whoever asks.`,
 	f.StringVarP(&g.config, "config", "c", os.Getenv("LOOKOUT_CONFIG"), "configuration `file` (LOOKOUT_CONFIG)")
 	f.StringVar(&g.level, "log", "", "least `level` of messages shown: debug, info, warn, error")
 	f.StringVar(&g.model, "model", "", "model `folder` or name; the embedded model when empty")
+	f.StringVar(&g.precision, "precision", "", "`variant` of a public model's files: auto, fp32, fp16, q4, q4f16, int8, uint8, quantized, bnb4; auto is what suits the device")
 	f.StringVar(&g.device, "device", "", "auto, cpu, cuda or cuda:N")
 	root.AddCommand(runCommand(&g), demoCommand(&g), describeCommand(&g), askCommand(&g), classifyCommand(&g), chatCommand(&g), evalCommand(&g), benchCommand(&g), doctorCommand(&g),
 		modelsCommand(&g), eventsCommand(&g), configCommand(&g), versionCommand())
@@ -119,6 +121,9 @@ func (g *global) load() (configs.Config, error) {
 	}
 	if g.model != "" {
 		c.Model = g.model
+	}
+	if g.precision != "" {
+		c.Precision = g.precision
 	}
 	if g.device != "" {
 		c.Device = g.device

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
@@ -108,8 +107,7 @@ func modelsShow() *cobra.Command {
 }
 
 func modelsPull(g *global) *cobra.Command {
-	var precision string
-	c := &cobra.Command{
+	return &cobra.Command{
 		Use:   "pull NAME|OWNER/REPO[@REVISION]",
 		Short: "Downloads a model from the hub: resumable, verified",
 		Long: `Downloads a model from the hub into the user's cache. What is there already is
@@ -138,7 +136,7 @@ where a model has neither.`,
 				return err
 			}
 			tell, done := pullProgress(cmd)
-			got, err := hub.Pull(cmd.Context(), ref, hub.Options{Dir: dir, Files: hub.Needed(precision, engine.OnGPU(conf)), Progress: tell})
+			got, err := hub.Pull(cmd.Context(), ref, hub.Options{Dir: dir, Files: hub.Needed(conf.Precision, engine.OnGPU(conf)), Progress: tell})
 			done()
 			if err != nil {
 				return err
@@ -147,8 +145,6 @@ where a model has neither.`,
 			return err
 		},
 	}
-	c.Flags().StringVar(&precision, "precision", "", "`variant` of the files: fp32, fp16, q4, q4f16, int8, quantized; what suits the device when empty")
-	return c
 }
 
 // pullProgress shows a bar a file on a terminal, and a line a file elsewhere.
@@ -165,15 +161,14 @@ func pullProgress(cmd *cobra.Command) (func(hub.Progress), func()) {
 			}
 		}, func() {}
 	}
-	bars := mpb.New(mpb.WithOutput(os.Stderr), mpb.WithRefreshRate(150*time.Millisecond))
+	bars := newBars(mpb.PopCompletedMode()) // only those that move are drawn again, so more files than lines do no harm
 	byFile := map[string]*mpb.Bar{}
 	tell := func(p hub.Progress) {
 		mu.Lock()
 		defer mu.Unlock()
 		b := byFile[p.File]
 		if b == nil {
-			b = bars.AddBar(p.Total, mpb.PrependDecorators(decor.Name(p.File, decor.WCSyncSpaceR), decor.CountersKibiByte("% .1f / % .1f")),
-				mpb.AppendDecorators(decor.Percentage(decor.WCSyncSpace)))
+			b = bars.AddBar(p.Total, mpb.PrependDecorators(decor.Percentage(decor.WCSyncSpace), decor.Name(" "+p.File, decor.WCSyncSpaceR), decor.CountersKibiByte("% .1f / % .1f")))
 			b.SetRefill(p.Kept)
 			byFile[p.File] = b
 		}

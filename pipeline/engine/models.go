@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,7 +47,7 @@ func ModelPath(name string) (string, error) {
 // OnGPU tells whether models would run on a GPU here. Where the engine cannot
 // start they would not.
 func OnGPU(c configs.Config) bool {
-	env, err := ort.Open(ort.Config{Device: c.Device, Threads: 1})
+	env, err := ort.Open(ort.Config{Device: c.Device, Threads: 1, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return false
 	}
