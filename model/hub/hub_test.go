@@ -49,6 +49,7 @@ func newHub(t *testing.T) *fakeHub {
 		"config.json": []byte(`{"model_type":"smolvlm"}`), "tokenizer.json": blob(20 << 10), "README.md": []byte("# model"),
 		"onnx/vision_encoder.onnx": blob(700 << 10), "onnx/embed_tokens.onnx": blob(300 << 10), "onnx/decoder_model_merged.onnx": blob(1 << 20),
 		"onnx/decoder_model_merged_q4.onnx": blob(1000), "model.safetensors": blob(5000), "pictures/a.png": blob(10),
+		"empty.txt": {},
 	}}
 	h.s3 = httptest.NewServer(http.HandlerFunc(h.storage))
 	h.api = httptest.NewServer(http.HandlerFunc(h.serve))
@@ -58,11 +59,8 @@ func newHub(t *testing.T) *fakeHub {
 }
 
 func blob(n int) []byte {
-	r := rand.New(rand.NewPCG(uint64(n), 1))
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(r.Uint32())
-	}
+	_, _ = rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), byte(n >> 16)}).Read(b) // never fails
 	return b
 }
 
@@ -128,7 +126,11 @@ func (h *fakeHub) tree(w http.ResponseWriter, r *http.Request) {
 		list = append(list, e)
 	}
 	if to < len(names) {
-		w.Header().Set("Link", fmt.Sprintf(`<%s%s?recursive=true&cursor=%d>; rel="next"`, h.api.URL, r.URL.Path, to))
+		scheme := "http"
+		if r.TLS != nil {
+			scheme = "https"
+		}
+		w.Header().Set("Link", fmt.Sprintf(`<%s://%s%s?recursive=true&cursor=%d>; rel="next"`, scheme, r.Host, r.URL.Path, to))
 	}
 	_ = json.NewEncoder(w).Encode(list) // a client that went away is its own test
 }
@@ -215,7 +217,7 @@ func TestPull(t *testing.T) {
 		t.Errorf("%s, want %s", dir, want)
 	}
 	h.whole(t, dir)
-	if done["onnx/decoder_model_merged.onnx"] != 1<<20 {
+	if _, told := done["empty.txt"]; !told || done["onnx/decoder_model_merged.onnx"] != 1<<20 {
 		t.Errorf("progress %v", done)
 	}
 	// What is there is not fetched again.
@@ -476,6 +478,201 @@ func TestResume(t *testing.T) {
 	}) {
 		t.Errorf("it began anew: %q", h.requests)
 	}
+}
+
+// Whatever an interrupted pull left behind, the next one makes it whole.
+func TestPartsLeftBehind(t *testing.T) {
+	const big = "onnx/decoder_model_merged.onnx"
+	right := newHub(t).files[big]
+	for name, c := range map[string]struct {
+		part     []byte
+		requests []string
+	}{
+		"whole":           {right, nil}, // it ended before the rename
+		"longer":          {append(bytes.Clone(right), 1, 2, 3), []string{""}},
+		"of another file": {make([]byte, 1000), []string{"bytes=1000-", ""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHub(t)
+			o := h.options(t)
+			told := int64(0)
+			o.Parallel = 1
+			o.Progress = func(p Progress) {
+				if p.File == big {
+					told = p.Done
+				}
+			}
+			tmp := filepath.Join(Path(o.Dir, ref(t)), big+part)
+			if err := os.MkdirAll(filepath.Dir(tmp), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(tmp, c.part, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			dir, err := Pull(t.Context(), ref(t), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.whole(t, dir)
+			var asked []string
+			for _, r := range h.requests {
+				if from, ok := strings.CutPrefix(r, "/"+big+" "); ok {
+					asked = append(asked, from)
+				}
+			}
+			if !slices.Equal(asked, c.requests) || told != int64(len(right)) {
+				t.Errorf("asked for %q, want %q; told of %d bytes", asked, c.requests, told)
+			}
+		})
+	}
+}
+
+// Several files come at once, but no more than Parallel.
+func TestParallel(t *testing.T) {
+	h := newHub(t)
+	o := h.options(t)
+	o.Parallel = 2
+	var mu sync.Mutex
+	now, most := 0, 0
+	met := make(chan struct{})
+	h.fault = func(_ http.ResponseWriter, r *http.Request, _ int) bool {
+		if strings.HasPrefix(r.URL.Path, "/api/") || strings.HasPrefix(r.URL.Path, "/onnx/") {
+			return false // a file is counted where it is asked for first
+		}
+		mu.Lock()
+		now++
+		if most = max(most, now); now == 2 && most == 2 {
+			select {
+			case <-met:
+			default:
+				close(met)
+			}
+		}
+		mu.Unlock()
+		select { // the first waits for the second
+		case <-met:
+		case <-r.Context().Done():
+		case <-time.After(time.Minute):
+		}
+		mu.Lock()
+		now-- // before the last byte: the client is still at it
+		mu.Unlock()
+		return false
+	}
+	dir, err := Pull(t.Context(), ref(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.whole(t, dir)
+	if most != 2 {
+		t.Errorf("%d files at once, want 2", most)
+	}
+}
+
+// A revision is asked for by its name and kept by its commit.
+func TestRevision(t *testing.T) {
+	h := newHub(t)
+	o := h.options(t)
+	h.fault = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if r.URL.EscapedPath() != "/api/models/owner/name/revision/refs%2Fpr%2F1" {
+			return false
+		}
+		fmt.Fprintf(w, `{"sha":%q}`, commit)
+		return true
+	}
+	r, err := ParseRef("owner/name@refs/pr/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := Pull(t.Context(), r, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.whole(t, dir)
+	t.Setenv("HF_HUB_OFFLINE", "1")
+	for revision, want := range map[string]error{"refs/pr/1": nil, commit: nil, "main": ErrOffline} {
+		if _, err := Pull(t.Context(), Ref{"owner/name", revision}, o); !errors.Is(err, want) {
+			t.Errorf("offline, %s: %v", revision, err)
+		}
+	}
+}
+
+// What the server asks to wait is waited, within reason; else the waits double.
+func TestWaits(t *testing.T) {
+	for after, want := range map[string][]time.Duration{
+		"":      {1 * time.Second, 2 * time.Second, 4 * time.Second},
+		"soon":  {1 * time.Second, 2 * time.Second, 4 * time.Second},
+		"-3":    {1 * time.Second, 2 * time.Second, 4 * time.Second},
+		"3":     {3 * time.Second, 3 * time.Second, 4 * time.Second},
+		"86400": {5 * time.Minute, 5 * time.Minute, 5 * time.Minute},
+		"date":  {5 * time.Minute, 5 * time.Minute, 5 * time.Minute},
+	} {
+		t.Run(after, func(t *testing.T) {
+			h := newHub(t)
+			o := h.options(t)
+			o.Backoff, o.Retries = time.Second, 3
+			var waits []time.Duration
+			o.sleep = func(ctx context.Context, d time.Duration) error {
+				waits = append(waits, d)
+				return ctx.Err()
+			}
+			h.fault = func(w http.ResponseWriter, _ *http.Request, _ int) bool {
+				if after == "date" {
+					w.Header().Set("Retry-After", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
+				} else if after != "" {
+					w.Header().Set("Retry-After", after)
+				}
+				w.WriteHeader(http.StatusTooManyRequests)
+				return true
+			}
+			if _, err := Pull(t.Context(), ref(t), o); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "4 tries") {
+				t.Errorf("%v", err)
+			}
+			if !slices.Equal(waits, want) {
+				t.Errorf("waits %v, want %v", waits, want)
+			}
+		})
+	}
+}
+
+// The real clock waits as long as it is told, and not after it is called off.
+func TestSleep(t *testing.T) {
+	if err := sleep(t.Context(), time.Nanosecond); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := sleep(ctx, time.Hour); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// Nothing leads away from the hub that was named, but for its storage.
+func TestLedElsewhere(t *testing.T) {
+	h := newHub(t)
+	o := h.options(t)
+	o.Token = "secret" // the storage complains of one
+	h.fault = func(w http.ResponseWriter, r *http.Request, _ int) bool {
+		if strings.Contains(r.URL.Path, "/tree/") {
+			w.Header().Set("Link", fmt.Sprintf(`<%s/more>; rel="next"`, h.s3.URL))
+			_, _ = w.Write([]byte("[]"))
+			return true
+		}
+		if r.URL.Path == "/more" {
+			t.Error("the listing was followed elsewhere")
+		}
+		return false
+	}
+	if _, err := Pull(t.Context(), ref(t), o); err == nil || !strings.Contains(err.Error(), "elsewhere") {
+		t.Errorf("a listing that goes on elsewhere: %v", err)
+	}
+	tls := httptest.NewTLSServer(http.HandlerFunc(h.serve))
+	defer tls.Close()
+	o.Endpoint, o.Client, h.fault = tls.URL, tls.Client(), nil
+	if _, err := Pull(t.Context(), ref(t), o); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "plain http") {
+		t.Errorf("a redirect from https to http: %v", err)
+	}
+	tls.Client().CloseIdleConnections()
 }
 
 // A transfer that stands still is given up and tried again.

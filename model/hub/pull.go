@@ -46,8 +46,8 @@ type record struct {
 }
 
 // Pull brings a model into o.Dir and returns its folder. What is there already
-// and right is kept; without a network, or with HF_HUB_OFFLINE set, a model
-// that was pulled whole is checked and given.
+// and right is kept; with HF_HUB_OFFLINE set a model that was pulled whole is
+// checked and given.
 func Pull(ctx context.Context, ref Ref, o Options) (dir string, err error) {
 	if err := o.defaults(); err != nil {
 		return "", err
@@ -251,7 +251,7 @@ func getJSON(ctx context.Context, o *Options, address string, to any) (string, e
 		}
 		data, err := io.ReadAll(io.LimitReader(resp.Body, 32<<20))
 		if err != nil {
-			return passing{err, 0}
+			return passing{fmt.Errorf("%w: %w", ErrUnavailable, err), 0}
 		}
 		if err := json.Unmarshal(data, to); err != nil {
 			return fmt.Errorf("hub: %s answered no JSON (is it a hub?): %w", o.Endpoint, err)
@@ -479,7 +479,8 @@ func transfer(ctx context.Context, address, tmp string, f File, o *Options) erro
 			return err
 		}
 	}
-	if have == f.Size {
+	if have == f.Size { // ended between the last byte and the rename, or empty
+		o.Progress(Progress{f.Name, have, f.Size, have})
 		return nil
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
