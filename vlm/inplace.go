@@ -98,6 +98,19 @@ func (d *decoder) widen(n int) {
 	d.one = nil // bound to the old buffer
 }
 
+// mostReserved bounds the tokens of an answer that room is made for before they
+// are said: callers may allow far more than models say.
+const mostReserved = 256
+
+// reserve makes room for n positions, as far as the model's limit, before they
+// are read: a fixed cache that has to be widened in the middle is copied, at the
+// cost of several tokens.
+func (d *decoder) reserve(n int) {
+	if d.fixed {
+		d.widen(min(n, d.g.limit))
+	}
+}
+
 // spread copies used elements of each of n rows into rows of another length.
 func spread[T any](from []T, n, old, row, used int) []T {
 	to := make([]T, n*row)

@@ -262,6 +262,7 @@ func (s *Session) prompt(ctx context.Context, req Request) error {
 	same := common(s.read, names[:len(names)-1])
 	s.d.cut(same)
 	s.read = s.read[:same]
+	s.d.reserve(len(ids) + min(req.MaxTokens, mostReserved))
 	begins := same == 0 && s.m.g.first == nil // some exports read one token at a time once they hold any
 	if begins {
 		same = s.m.prefix.adopt(s.d, names)
