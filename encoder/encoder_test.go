@@ -2,8 +2,14 @@ package encoder
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +19,7 @@ import (
 
 	"github.com/lookout-video/lookout/internal/testmodel"
 	"github.com/lookout-video/lookout/media"
+	"github.com/lookout-video/lookout/model"
 	"github.com/lookout-video/lookout/tensor"
 )
 
@@ -262,6 +269,68 @@ func TestTextDoesNotDependOnItsNeighbours(t *testing.T) {
 	}
 	if _, err := x.Labels(t.Context(), []string{""}); err == nil {
 		t.Error("an empty label was taken")
+	}
+}
+
+// A bundle whose decoder was swapped has two vocabularies: the text tower reads
+// its own, and pads with that one's token.
+func TestTextTowerWithWordsOfItsOwn(t *testing.T) {
+	b, dir := testmodel.Bundle(t), t.TempDir()
+	m := b.Manifest
+	m.Files = maps.Clone(m.Files)
+	keep := func(name string, data []byte) {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m.Files[name] = model.File{SHA256: fmt.Sprintf("%x", sha256.Sum256(data)), Size: int64(len(data))}
+	}
+	for name := range b.Manifest.Files {
+		data, err := b.Read(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "tokenizer.json" {
+			keep("text_tokenizer.json", data)
+			data = []byte("{}")
+		}
+		keep(name, data)
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "manifest.json"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	swapped, err := model.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	swapped.Manifest.Tokens.Pad = m.Decoder.Vocab + 7 // the decoder's; the text tower has no such token
+	env := testmodel.Env(t)
+	x, err := OpenText(swapped, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer x.Close()
+	plain, err := OpenText(b, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	texts := []string{"a person in a red coat", "a van"} // the second is padded
+	got, err := x.Embed(t.Context(), texts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := plain.Embed(t.Context(), texts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range want {
+		if d := furthest(got[i], want[i]); d > 1e-5 {
+			t.Errorf("%q differs by %g", texts[i], d)
+		}
 	}
 }
 

@@ -25,17 +25,27 @@ type Text struct {
 	turn  chan struct{}
 }
 
-// OpenText loads the bundle's text tower and tokenizer.
+// OpenText loads the bundle's text tower and its tokenizer: text_tokenizer.json
+// where there is one, because the decoder was swapped for one with words of its
+// own, or the one that the two share.
 func OpenText(b *model.Bundle, env *ort.Env) (*Text, error) {
-	data, err := b.Read("tokenizer.json")
+	name := "tokenizer.json"
+	if _, ok := b.Manifest.Files["text_tokenizer.json"]; ok {
+		name = "text_tokenizer.json"
+	}
+	data, err := b.Read(name)
 	if err != nil {
 		return nil, err
 	}
 	tok, err := tokenizer.New(data)
 	if err != nil {
-		return nil, fmt.Errorf("encoder: %s: tokenizer.json: %w", b.Name, err)
+		return nil, fmt.Errorf("encoder: %s: %s: %w", b.Name, name, err)
 	}
-	t := &Text{clip: b.Manifest.Clip, tok: tok, pad: b.Manifest.Tokens.Pad, embed: b.Manifest.Encoder.Embed, most: b.Manifest.Clip.MaxTokens, turn: make(chan struct{}, 1)}
+	pad, ok := tok.ID("<|pad|>")
+	if !ok {
+		return nil, fmt.Errorf("encoder: %s: %s has no token <|pad|>", b.Name, name)
+	}
+	t := &Text{clip: b.Manifest.Clip, tok: tok, pad: pad, embed: b.Manifest.Encoder.Embed, most: b.Manifest.Clip.MaxTokens, turn: make(chan struct{}, 1)}
 	if t.s, err = env.Load(b, "text.onnx", ort.Options{Outputs: []string{"text_embed"}}); err != nil {
 		return nil, fmt.Errorf("encoder: %s: %w", b.Name, err)
 	}

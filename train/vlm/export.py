@@ -16,7 +16,7 @@ from torch import nn
 
 from yard.labels import GRID_H, GRID_W, MODEL_FPS, MODEL_H, MODEL_W
 
-from .data import TEMPLATES, batch_ids
+from .data import SPECIAL, TEMPLATES, batch_ids
 from .model import Config, Decoder, Domain, Encoder, Temporal, TextTower
 
 OPSET = 17
@@ -219,7 +219,7 @@ def manifest(to: str, c: Config, tok_path: str, text, meta: dict) -> None:
         "temporal": {"layers": c.temporal_layers, "window": c.window, "tokens_per_frame": c.tokens, "width": c.width},
         "decoder": {"layers": c.dec_layers, "kv_heads": c.kv_heads, "head_dim": c.head_dim, "heads": c.heads, "width": c.width, "vocab": c.vocab,
                     "max_context": MAX_CONTEXT, "frames_in_window": c.frames_in_window, "rope_theta": c.rope_theta, "rotary_dim": c.head_dim, "rotary_interleaved": False},
-        "tokens": {k.strip("<|>"): v for k, v in ids.items()} | {w: t["model"]["vocab"][w] for w in ("yes", "no")},
+        "tokens": {k.strip("<|>"): ids[k] for k in SPECIAL} | {w: t["model"]["vocab"][w] for w in ("yes", "no")},
         "clip": {"logit_scale": float(text.scale.detach().exp()), "logit_bias": float(text.bias.detach()), "max_tokens": text.pos.shape[1], "templates": TEMPLATES, "labels": LABELS},
         "domain": {"threshold": 1e9, "description": "a fixed camera over a simulated yard, street or loading dock"},
         "calibration": {"yesno_temperature": 1.0}, "generation": {"max_new_tokens": 96}, "precision": "fp32", "trained_on": "simulated yard", "scores": {}}
