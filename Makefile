@@ -3,7 +3,7 @@ GO ?= go
 ENV := eval "$$(scripts/deps.sh env)"
 LDFLAGS = -X github.com/lookout-video/lookout/internal/ort.defaultLibrary=$$LOOKOUT_ONNXRUNTIME
 
-.PHONY: help demo deps env build test test-browser test-kill lint fuzz bench bench-quick smollm2 smollm2-server
+.PHONY: help demo deps env build test test-browser test-kill lint fuzz bench bench-quick smollm2 smollm2-server swap
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -52,3 +52,8 @@ smollm2: ## a language model with real weights, for lookout chat and its tests (
 
 smollm2-server: ## the same behind a real OpenAI-compatible server, and the remote engine's test against it
 	$(ENV); train/smollm2.sh server
+
+swap: ## the same language model as the embedded model's voice (Python, an hour, after train/run.sh); then its scores
+	train/swap.sh
+	$(MAKE) build
+	$(ENV); bin/lookout eval testdata/yard --model "$${LOOKOUT_CACHE:-$$HOME/.cache/lookout}/train/bundle-smollm2"

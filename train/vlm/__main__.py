@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from yard.labels import MODEL_H, MODEL_W
 
-from . import encoder_stage, export, finish, talk_stage
+from . import encoder_stage, export, finish, swap_stage, talk_stage
 from .data import make_tokenizer
 from .model import Config, Decoder, Domain, Encoder, Temporal, TextTower
 
@@ -19,12 +19,13 @@ from .model import Config, Decoder, Domain, Encoder, Temporal, TextTower
 def main() -> None:
     cache = os.path.join(os.environ.get("LOOKOUT_CACHE", os.path.expanduser("~/.cache/lookout")))
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("stage", choices=["tokenizer", "encoder", "untrained", "talk", "finish"])
+    ap.add_argument("stage", choices=["tokenizer", "encoder", "untrained", "talk", "finish", "swap"])
     ap.add_argument("--data", default=os.path.join(cache, "data"), help="folder with train/ and val/ shards")
     ap.add_argument("--out", default=os.path.join(cache, "train"), help="checkpoints")
     ap.add_argument("--minutes", type=float, default=60, help="wall-clock for the stage, earlier runs of it counted in")
     ap.add_argument("--mirror", action="store_true", help="talk: train on the mirrored pictures too (twice the cache)")
-    ap.add_argument("--to", help="folder of the bundle that `finish` writes")
+    ap.add_argument("--to", help="folder of the bundle that `finish` or `swap` writes")
+    ap.add_argument("--lm", default=os.path.join(cache, "models", "local--smollm2-135m"), help="swap: folder of the language model, as `make smollm2` leaves it")
     ap.add_argument("--threads", type=int, default=os.cpu_count())
     a = ap.parse_args()
     torch.set_num_threads(a.threads)
@@ -43,6 +44,8 @@ def main() -> None:
         open(os.path.join(to, "READY"), "w").close()
     if a.stage == "finish":
         finish.run(c, tok, a.data, a.out, a.to or os.path.join(a.out, "bundle"), os.path.join(os.path.dirname(__file__), "card.md"))
+    if a.stage == "swap":
+        swap_stage.run(a.lm, a.data, a.out, a.minutes, a.to or os.path.join(a.out, "bundle-smollm2"))
     if a.stage == "talk":
         talk_stage.run(c, tok, a.data, a.out, a.minutes, a.mirror)
     if a.stage == "encoder":

@@ -1,0 +1,281 @@
+"""The LLM swap, by LLaVA's recipe (Liu et al. 2023): a language model that knows nothing of pictures stays frozen, and a connector
+learns to give it the embedded model's visual tokens as if they were words; low-rank adapters (Hu et al. 2021), merged at the end,
+and a row for each of our own special tokens learn with it.
+
+The connector begins as a dictionary: each visual token is taught the embeddings of the words for who is in its cell, in
+which colour, and what they do. That costs no run of the language model, which then reads from the first step on.
+"""
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import nn
+
+from yard.labels import COLORS, KINDS, MODEL_FPS
+
+from . import cache, export, finish, talk_stage, targets
+from .common import Clock, adamw, log, save
+from .data import SPECIAL
+from .model import Config, Decoder, Temporal, TextTower
+
+RANK = 16      # of the adapters
+ALIGN = 0.1    # share of the time in which the connector learns alone
+CLIPS, EACH = 4, 2  # clips a step, moments a clip
+MEANS = {"<|pad|>": "<|im_end|>", "<|bos|>": "<|im_start|>", "<|end|>": "<|im_end|>", "<|frame|>": " picture", "<|describe|>": " describe", "<|changes|>": " changes",
+         "<|ask|>": " question", "<|answer|>": " answer", "<|nothing|>": " nothing", "<|cannot_tell|>": " unknown"}  # what a new row begins as
+SAYS = ["nothing", "enters", "leaves", "stopped", "starts", "turns back", "drops", "picks up", "falls", "gets up", "moves", "carries a box", "lies", "stands"]
+CARD = """# {name}
+
+SmolLM2-135M-Instruct (Apache-2.0, https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct), frozen, behind Lookout's embedded encoder and temporal
+module. A connector and low-rank adapters of rank {rank} (merged into the weights) were trained on {clips:,} clips of the simulated yard by
+`make swap`; the same limits hold as for the embedded model. Its scores are in docs/swap.md.
+
+| score | value |
+|---|---|
+{scores}
+"""
+
+
+def read_safetensors(path: str) -> dict[str, torch.Tensor]:
+    """float32 tensors, mapped from the file."""
+    with open(path, "rb") as f:
+        n = int.from_bytes(f.read(8), "little")
+        head = json.loads(f.read(n))
+    raw = np.memmap(path, np.uint8, "c", offset=8 + n)
+    return {k: torch.from_numpy(raw[slice(*v["data_offsets"])].view(np.float32).reshape(v["shape"])) for k, v in head.items() if k != "__metadata__"}
+
+
+def config(lm: str) -> Config:
+    """The sizes of a Llama in `lm`, behind the embedded model's encoder, with our special tokens behind its vocabulary."""
+    with open(os.path.join(lm, "config.json")) as f:
+        j = json.load(f)
+    if j["model_type"] != "llama" or not j["tie_word_embeddings"] or j.get("rope_scaling") or abs(j["rms_norm_eps"] - 1e-5) > 1e-7:
+        raise SystemExit(f"{lm} is not a Llama with a tied head, plain RoPE and an epsilon of 1e-5")
+    return Config(width=j["hidden_size"], dec_layers=j["num_hidden_layers"], heads=j["num_attention_heads"], kv_heads=j["num_key_value_heads"], head_dim=j["head_dim"],
+                  ffn=j["intermediate_size"], vocab=j["vocab_size"] + len(SPECIAL), rope_theta=j["rope_theta"], frames_in_window=1)
+
+
+def tokenizer(lm: str, path: str) -> Tokenizer:
+    """The language model's, with our special tokens behind its own; written to `path`."""
+    tok = Tokenizer.from_file(os.path.join(lm, "tokenizer.json"))
+    tok.add_special_tokens(SPECIAL)
+    tok.save(path)
+    return tok
+
+
+class Words(nn.Module):
+    """The frozen table of word embeddings, and behind it the rows that are trained. Read as an nn.Embedding is."""
+
+    def __init__(self, table, mine):
+        super().__init__()
+        self.register_buffer("table", table, persistent=False)
+        self.mine = nn.Parameter(mine)
+
+    def forward(self, ids):
+        k = ids - len(self.table)
+        return torch.where((k >= 0)[..., None], F.embedding(k.clamp(min=0), self.mine), F.embedding(ids.clamp(max=len(self.table) - 1), self.table))
+
+    @property
+    def weight(self):
+        return self
+
+    def __getitem__(self, i: int):
+        return self(torch.tensor(i))
+
+
+class LoRA(nn.Module):
+    """A frozen matrix with a low-rank change."""
+
+    def __init__(self, base: nn.Linear, rank: int = RANK):
+        super().__init__()
+        self.base = base
+        self.a, self.b = nn.Parameter(torch.randn(rank, base.in_features) * base.in_features ** -0.5), nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, x):
+        return self.base(x) + (x @ self.a.T) @ self.b.T
+
+    def merged(self):
+        return self.base.weight + self.b @ self.a
+
+
+class Adapted(Decoder):
+    """A frozen Llama that learns by its adapters and by the rows of our special tokens."""
+
+    MATRICES = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+
+    def __init__(self, c: Config, weights: dict, tok: Tokenizer):
+        super().__init__(c)
+        table = weights["model.embed_tokens.weight"].clone()
+        self.embed = Words(table, torch.stack([table[tok.encode(MEANS[s]).ids].mean(0) for s in SPECIAL]))
+        for p in [*self.blocks.parameters(), *self.norm.parameters()]:
+            p.requires_grad_(False)
+        self.norm.w.copy_(weights["model.norm.weight"])
+        for i, b in enumerate(self.blocks):
+            p = f"model.layers.{i}."
+            b.n1.w.copy_(weights[p + "input_layernorm.weight"]), b.n2.w.copy_(weights[p + "post_attention_layernorm.weight"])
+            for ours, theirs in self.MATRICES.items():
+                getattr(b, ours).weight.copy_(weights[p + theirs + ".weight"])
+                setattr(b, ours, LoRA(getattr(b, ours)))
+
+    def logits(self, h):
+        return torch.cat([h @ self.embed.table.T, h @ self.embed.mine.T], -1)
+
+    def learned(self) -> dict:
+        return {k: p.detach() for k, p in self.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def merged(self) -> Decoder:
+        """The same as one plain decoder."""
+        out = Decoder(self.c)
+        out.embed.weight.copy_(torch.cat([self.embed.table, self.embed.mine]))
+        out.norm.w.copy_(self.norm.w)
+        for to, b in zip(out.blocks, self.blocks):
+            to.n1.w.copy_(b.n1.w), to.n2.w.copy_(b.n2.w)
+            for name in self.MATRICES:
+                getattr(to, name).weight.copy_(getattr(b, name).merged())
+        return out
+
+
+def connect(small: Temporal, c: Config, norm: float) -> Temporal:
+    """The frozen temporal module, its connector followed by one to the language model's width, whose tokens begin as long as words."""
+    t = Temporal(c)
+    t.blocks, t.norm = small.blocks, small.norm
+    bridge = nn.Sequential(nn.LayerNorm(small.c.width), nn.Linear(small.c.width, 2 * c.width), nn.GELU(), nn.Linear(2 * c.width, c.width))
+    with torch.no_grad():
+        bridge[-1].weight.mul_(norm / bridge(torch.randn(256, small.c.width)).norm(dim=-1).mean())
+    t.connector = nn.Sequential(small.connector, bridge)
+    for p in [*t.blocks.parameters(), *t.norm.parameters(), *small.connector.parameters()]:
+        p.requires_grad_(False)
+    return t
+
+
+class Dictionary:
+    """What a visual token is called: the sum of the embeddings of the words for who is in its cell, in which colour, what they do, which way."""
+
+    def __init__(self, tok: Tokenizer, table):
+        word = lambda s: table[tok.encode(" " + s).ids].mean(0)
+        still = torch.zeros(table.shape[1])
+        self.words = {"kind": torch.stack([word("empty"), *(word(k) for k in KINDS[1:])]), "color": torch.stack([still, *(word(k) for k in COLORS[1:])]),
+                      "clause": torch.stack([still, *(word(k) for k in SAYS[1:])]), "way": torch.stack([still, word("left"), word("right")])}
+        self.goes = talk_stage.GOES
+
+    def loss(self, visual, d):
+        on = d["kind"] > 0
+        want = self.words["kind"][d["kind"]]
+        for k in ("color", "clause", "way"):
+            seen = on & torch.isin(d["clause"], self.goes) if k == "way" else on
+            want = want + self.words[k][d[k]] * seen[..., None]
+        w = torch.where(on, 1.0, 0.05)
+        return (((visual - want) ** 2).sum(-1) * w).sum() / ((want ** 2).sum(-1) * w).sum()
+
+
+def prepare(lm: str, data_dir: str, out: str):
+    c = config(lm)
+    tok = tokenizer(lm, os.path.join(out, "tokenizer-swap.json"))
+    weights = read_safetensors(os.path.join(lm, "model.safetensors"))
+    small = Temporal(Config())
+    small.load_state_dict(torch.load(os.path.join(out, "talk.pt"), weights_only=True)["temporal"])
+    dec = Adapted(c, weights, tok)
+    return c, tok, dec, connect(small, c, dec.embed.table.norm(dim=-1).mean().item())
+
+
+def run(lm: str, data_dir: str, out: str, minutes: float, to: str, lr: float = 1e-3) -> None:
+    torch.manual_seed(3)
+    c, tok, dec, temporal = prepare(lm, data_dir, out)
+    heads, pk, words = talk_stage.Heads(c), talk_stage.Packer(c, tok), Dictionary(tok, dec.embed.table)
+    bridge = temporal.connector[1]
+    opt = adamw(bridge, heads, dec, lr=lr)
+    ck, step, used = os.path.join(out, "swap.pt"), 0, 0.0
+    if os.path.exists(ck):
+        s = torch.load(ck, weights_only=True)
+        bridge.load_state_dict(s["bridge"]), heads.load_state_dict(s["heads"]), dec.load_state_dict(s["dec"], strict=False), opt.load_state_dict(s["opt"])
+        step, used = s["step"], s["used"]
+    enc = cache.load_encoder(Config(), out)
+    train = talk_stage.Clips(c, data_dir, out, "train", *enc)
+    clock, r = Clock(minutes, lr, used), random.Random(step + 5)
+    params = [p for g in opt.param_groups for p in g["params"]]
+    last, avg = clock.spent(), {}
+    log(stage="swap", learned=sum(p.numel() for p in params), of=sum(p.numel() for p in dec.parameters()) + dec.embed.table.numel(), share=clock.share())
+    while clock.share() < 1:
+        reads = clock.share() >= ALIGN
+        clock.set_lr(opt)
+        picks = [(r.randrange(len(train)), 0) for _ in range(CLIPS)]
+        x, d = train.batch(picks)
+        x = x + torch.randn_like(x) * 0.02
+        state, visual = temporal(x, torch.arange(x.shape[1]).expand(CLIPS, -1))
+        parts = {"dense": sum(talk_stage.dense_loss(heads, state, visual, d).values())}
+        if reads:
+            rows = []
+            for j, (i, m) in enumerate(picks):
+                tell = train.teller(i, m, r.randrange(1 << 30))
+                rows += [(j, f, pk.texts(tell, f / MODEL_FPS, r)) for f in talk_stage.anchors(tell, x.shape[1], EACH, r)]
+            xx, pos, mask, label, weight, plen = pk.pack(dec, visual, rows, c.frames_in_window)
+            h = dec(xx, pos, mask)[:, plen:]
+            on = label >= 0
+            ce = F.cross_entropy(dec.logits(h[on]), label[on], reduction="none")
+            parts["words"] = (ce * weight[on]).sum() / weight[on].sum()
+            loss = parts["words"] + 0.02 * parts["dense"]
+        else:
+            parts["align"] = words.loss(visual, d)
+            loss = parts["align"] + 0.1 * parts["dense"]
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        opt.step()
+        step += 1
+        for k, v in parts.items():
+            avg[k] = 0.95 * avg.get(k, v.item()) + 0.05 * v.item()
+        if step % 20 == 0:
+            log(step=step, share=clock.share(), **avg)
+        if clock.spent() - last > 240 or clock.share() >= 1:
+            last = clock.spent()
+            save(ck, bridge=bridge.state_dict(), heads=heads.state_dict(), dec=dec.learned(), opt=opt.state_dict(), step=step, used=clock.spent())
+    write(c, tok, data_dir, out, to, temporal, dec.merged(), heads, step, len(train))
+
+
+def write(c: Config, tok: Tokenizer, data_dir: str, out: str, to: str, temporal, dec, heads, step: int, trained: int, clips: int = 48) -> None:
+    """Scores on validation clips, calibration, and the bundle: fp32 in `to`, checked against PyTorch, then in 8 bits."""
+    small = Config()
+    enc, enc_step = cache.load_encoder(small, out)
+    text = TextTower(small)
+    text.load_state_dict(torch.load(os.path.join(out, "encoder.pt"), weights_only=True)["text"])
+    for m in (temporal, dec, heads, text):
+        m.eval()
+    dom, threshold = finish.domain(enc, enc_step, small, data_dir, out)
+    val, pk = talk_stage.Clips(c, data_dir, out, "val", enc, enc_step), talk_stage.Packer(c, tok)
+    temp, cal = finish.temperature(finish.yesno(c, pk, val, temporal, dec, clips))
+    got = talk_stage.evaluate(c, pk, val, temporal, dec, heads, clips)
+    temporal.eval(), dec.eval()
+    scores = {"where": "validation clips, PyTorch", "clips": clips, "steps": step, "description_recall": got["recall"], "description_false": got["false"],
+              "changes_exact": got["chg_exact"], "changes_nothing": got["chg_nothing"], **cal}
+    scores = {k: round(v, 4) if isinstance(v, float) else v for k, v in scores.items()}
+    name = "lookout-yard-smollm2"
+    os.makedirs(to, exist_ok=True)
+    shutil.copyfile(os.path.join(out, "tokenizer.json"), os.path.join(to, "text_tokenizer.json"))  # the text tower keeps its own words
+    with open(os.path.join(to, "MODEL_CARD.md"), "w") as f:
+        f.write(CARD.format(name=name, rank=RANK, clips=trained, scores="\n".join(f"| {k} | {v} |" for k, v in scores.items())))
+    path = os.path.join(out, "tokenizer-swap.json")
+    meta = {"name": name, "domain": {"threshold": threshold}, "calibration": {"yesno_temperature": temp}, "scores": scores, "precision": "int8",
+            "trained_on": f"{trained:,} clips of six seconds of a simulated yard, rendered from seeds and really encoded (H.264, VP8)"}
+    diff = export.write(to, c, path, enc, dom, text, temporal, dec, meta, np.ascontiguousarray(val.data.pixels(0)[:3]))
+    log(scores=scores, temperature=temp, differ=max(diff.values()))
+    if max(diff.values()) > 1e-3:
+        raise SystemExit(f"a graph differs from PyTorch: {diff}")
+    int8(os.path.join(to, "decoder.onnx"))
+    export.manifest(to, c, path, text, meta)
+
+
+def int8(path: str) -> None:
+    """The graph's matrices in 8 bits, a scale for each 32 weights."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+    q = MatMulNBitsQuantizer(onnx.load(path), algo_config=DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4, bits=8))
+    q.process()
+    onnx.save(q.model.model, path)
