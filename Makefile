@@ -3,7 +3,7 @@ GO ?= go
 ENV := eval "$$(scripts/deps.sh env)"
 LDFLAGS = -X github.com/lookout-video/lookout/internal/ort.defaultLibrary=$$LOOKOUT_ONNXRUNTIME
 
-.PHONY: help demo deps env build test test-browser test-kill lint fuzz bench bench-quick smollm2 smollm2-server swap
+.PHONY: help demo deps env build test test-browser test-kill lint fuzz bench bench-quick goldens smollm2 smollm2-server swap
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -47,10 +47,13 @@ bench: build ## measure this machine beside the peers, within 40 minutes
 bench-quick: build ## the same within 8 minutes, with the peers that are there
 	$(ENV); bin/lookout bench --quick
 
+goldens: ## remake what the reference library gives for the public models, for the parity tests (Python, 6 GB, once)
+	train/goldens/run.sh
+
 smollm2: ## a language model with real weights, for lookout chat and its tests (Python, 5 GB, once)
 	train/smollm2.sh
 
-smollm2-server: ## the same behind a real OpenAI-compatible server, and the remote engine's test against it
+smollm2-server: ## the same behind a real OpenAI-compatible server, beside a small model that sees, and the remote engine's tests against both
 	$(ENV); train/smollm2.sh server
 
 swap: ## the same language model as the embedded model's voice (Python, an hour, after train/run.sh); then its scores

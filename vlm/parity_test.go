@@ -20,7 +20,8 @@ import (
 )
 
 // The goldens were made by train/goldens/models_golden.py. LOOKOUT_PARITY_DIR
-// names a folder with others, of any sizes.
+// names a folder with others, of any sizes and not necessarily of all
+// architectures.
 
 // tolerance is relative to the largest number of the reference.
 const tolerance = 1e-3
@@ -69,29 +70,35 @@ func (g *golden) frame(a array, at int) *media.Frame {
 	return &media.Frame{Width: w, Height: h, Pix: slices.Clone(g.bin[a.At : a.At+3*w*h]), At: media.Timestamp{Media: time.Duration(at) * time.Second}}
 }
 
-func goldens(t *testing.T, pattern string) map[string]string {
+// goldens finds those of image/text pairs, or all others, by name.
+func goldens(t *testing.T, pairs bool) map[string]string {
+	t.Helper()
 	dir := os.Getenv("LOOKOUT_PARITY_DIR")
 	if dir == "" {
 		dir = "testdata"
 	}
-	files, err := filepath.Glob(filepath.Join(dir, pattern))
+	files, err := filepath.Glob(filepath.Join(dir, "*.tar.gz"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	// A model too large to pack lies there unpacked.
-	folders, err := filepath.Glob(filepath.Join(dir, strings.TrimSuffix(pattern, ".tar.gz"), "golden.json"))
+	folders, err := filepath.Glob(filepath.Join(dir, "*", "golden.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := map[string]string{}
-	for _, f := range folders {
-		out[filepath.Base(filepath.Dir(f))] = filepath.Dir(f)
+	if len(files)+len(folders) == 0 {
+		t.Fatalf("no goldens in %q (a path from the root is the same in each package)", dir)
 	}
-	for _, f := range files {
-		out[strings.TrimSuffix(filepath.Base(f), ".tar.gz")] = f
+	out := map[string]string{}
+	for _, f := range append(files, folders...) {
+		f = strings.TrimSuffix(f, string(filepath.Separator)+"golden.json")
+		name := strings.TrimSuffix(filepath.Base(f), ".tar.gz")
+		if pairs == (strings.HasPrefix(name, "clip-") || strings.HasPrefix(name, "siglip-")) {
+			out[name] = f
+		}
 	}
 	if len(out) == 0 {
-		t.Skipf("no goldens %s in %s", pattern, dir)
+		t.Skipf("none of this kind in %s", dir)
 	}
 	return out
 }
@@ -174,10 +181,7 @@ func levels(t *testing.T, c *vision.Config, got, want []float32, limit float64) 
 
 func TestParityGenerate(t *testing.T) {
 	env := environment(t)
-	for name, archive := range goldens(t, "*.tar.gz") {
-		if strings.HasPrefix(name, "clip") || strings.HasPrefix(name, "siglip") {
-			continue
-		}
+	for name, archive := range goldens(t, false) {
 		t.Run(name, func(t *testing.T) {
 			g := unpack(t, archive)
 			m, err := Open(g.dir, env, Options{Frames: 64, Precision: "fp32"})
@@ -305,46 +309,44 @@ func parity(t *testing.T, g *golden, m *Model, c goldenCase) {
 
 func TestParityPair(t *testing.T) {
 	env := environment(t)
-	for _, pattern := range []string{"clip*.tar.gz", "siglip*.tar.gz"} {
-		for name, archive := range goldens(t, pattern) {
-			t.Run(name, func(t *testing.T) {
-				g := unpack(t, archive)
-				p, err := OpenPair(g.dir, env, Options{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer p.Close()
-				c, ctx := g.Cases[0], context.Background()
-				f := g.frame(c.Images[0], 0)
-				m, err := p.prepare(f)
-				if err != nil {
-					t.Fatal(err)
-				}
-				levels(t, &p.pre, p.pre.Pixels(nil, m), g.floats(c.Pixels), 0.01)
-				image, err := p.EmbedImage(ctx, f)
-				if err != nil {
-					t.Fatal(err)
-				}
-				near(t, "image", image, g.floats(c.ImageEmbeds), tolerance)
-				for i, text := range c.Texts {
-					ids := p.ids(text)
-					for k, id := range ids {
-						if int(id) != c.IDs[i][k] {
-							t.Fatalf("ids of %q: %v, want %v", text, ids, c.IDs[i])
-						}
+	for name, archive := range goldens(t, true) {
+		t.Run(name, func(t *testing.T) {
+			g := unpack(t, archive)
+			p, err := OpenPair(g.dir, env, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			c, ctx := g.Cases[0], context.Background()
+			f := g.frame(c.Images[0], 0)
+			m, err := p.prepare(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			levels(t, &p.pre, p.pre.Pixels(nil, m), g.floats(c.Pixels), 0.01)
+			image, err := p.EmbedImage(ctx, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			near(t, "image", image, g.floats(c.ImageEmbeds), tolerance)
+			for i, text := range c.Texts {
+				ids := p.ids(text)
+				for k, id := range ids {
+					if int(id) != c.IDs[i][k] {
+						t.Fatalf("ids of %q: %v, want %v", text, ids, c.IDs[i])
 					}
 				}
-				texts, err := p.EmbedText(ctx, c.Texts)
-				if err != nil {
-					t.Fatal(err)
-				}
-				near(t, "texts", slices.Concat(texts...), g.floats(c.TextEmbeds), tolerance)
-				var logits []float32
-				for _, l := range p.Logits(image, texts) {
-					logits = append(logits, float32(l))
-				}
-				near(t, "logits", logits, g.floats(c.Logits), tolerance)
-			})
-		}
+			}
+			texts, err := p.EmbedText(ctx, c.Texts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			near(t, "texts", slices.Concat(texts...), g.floats(c.TextEmbeds), tolerance)
+			var logits []float32
+			for _, l := range p.Logits(image, texts) {
+				logits = append(logits, float32(l))
+			}
+			near(t, "logits", logits, g.floats(c.Logits), tolerance)
+		})
 	}
 }

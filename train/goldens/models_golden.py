@@ -4,6 +4,9 @@ reference gives for them at each stage: pixels, visual features, prompt ids, log
 
 Usage: python models_golden.py [--out DIR] [--sizes FILE] [--only ARCH]
 Each model becomes DIR/ARCH-NAME.tar.gz. LOOKOUT_PARITY_DIR=DIR makes the Go tests read them from there.
+
+       python models_golden.py --checkpoint DIR
+A LLaVA of random weights as the reference itself loads it, for a server that sees pictures.
 """
 import argparse, gzip, io, json, math, os, shutil, tarfile, tempfile, warnings
 from pathlib import Path
@@ -118,15 +121,19 @@ def picture(w, h, seed):
 
 
 class Decoder(torch.nn.Module):
-    """The language model as the public layout wants it: embeddings, mask, past in; logits, present out."""
+    """The language model as the public layout wants it: embeddings, mask, past in; logits, present out. The variants are what exports
+    differ in: "ids" embeds itself, "fp16kv" has a cache of float16 and "fp16" all else too, "cache_branch" is told whether there is a past."""
 
-    def __init__(self, text, head, layers, variant):
+    def __init__(self, embed, text, head, layers, variant):
         super().__init__()
-        self.text, self.head, self.layers, self.variant = text, head, layers, variant
+        self.embed, self.text, self.head, self.layers, self.variant = embed, text, head, layers, variant
 
     def forward(self, *args):
         args = list(args)
         embeds, mask = args.pop(0), args.pop(0)
+        if self.variant == "ids":
+            embeds = self.embed(embeds)
+        embeds = embeds.float()
         s, total = embeds.shape[1], mask.shape[1]
         keep = None
         if self.variant == "no_position_ids":
@@ -135,6 +142,8 @@ class Decoder(torch.nn.Module):
             positions = args.pop(0)
         if self.variant == "logits_to_keep":
             keep = args.pop(0)
+        if self.variant == "cache_branch":
+            branch = args.pop(0)
         cache = DynamicCache()
         for i in range(len(args) // 2):
             layer = DynamicLayer()
@@ -148,10 +157,12 @@ class Decoder(torch.nn.Module):
         if keep is not None:
             hidden = hidden[:, s - keep:]
         out = [self.head(hidden)]
+        if self.variant == "cache_branch":  # whoever tells it wrong gets no numbers
+            out[0] = torch.where(branch == (mask.sum() > s), out[0], torch.full_like(out[0], math.nan))
         for layer in cache.layers:
             kv = [layer.keys, layer.values]
-            out += [x.half() for x in kv] if self.variant == "fp16kv" else kv
-        return tuple(out)
+            out += [x.half() for x in kv] if self.variant in ("fp16kv", "fp16") else kv
+        return tuple([out[0].half(), *out[1:]] if self.variant == "fp16" else out)
 
 
 def export(module, args, path, inputs, outputs, axes):
@@ -169,23 +180,27 @@ def export(module, args, path, inputs, outputs, axes):
 def export_text(folder, embed, text, head, cfg, variant=""):
     h, n, kv = cfg.hidden_size, cfg.num_hidden_layers, cfg.num_key_value_heads
     hd = getattr(cfg, "head_dim", None) or h // cfg.num_attention_heads
-    export(embed, (torch.ones(1, 3, dtype=torch.long),), folder / "onnx/embed_tokens.onnx", ["input_ids"], ["inputs_embeds"], {"input_ids": {0: "batch", 1: "seq"}, "inputs_embeds": {0: "batch", 1: "seq"}})
-    dec = Decoder(text, head, n, variant)
+    if variant != "ids":
+        export(torch.nn.Sequential(embed, Half()) if variant == "fp16" else embed, (torch.ones(1, 3, dtype=torch.long),), folder / "onnx/embed_tokens.onnx", ["input_ids"], ["inputs_embeds"], {"input_ids": {0: "batch", 1: "seq"}, "inputs_embeds": {0: "batch", 1: "seq"}})
+    dec = Decoder(embed, text, head, n, variant)
 
     def one(path, with_past):
         past = 2 if with_past else 0
-        names, args = ["inputs_embeds", "attention_mask"], [torch.randn(1, 3, h), torch.ones(1, past + 3, dtype=torch.long)]
-        axes = {"inputs_embeds": {0: "batch", 1: "seq"}, "attention_mask": {0: "batch", 1: "total"}, "logits": {0: "batch", 1: "kept" if variant == "logits_to_keep" else "seq"}}
+        first = torch.ones(1, 3, dtype=torch.long) if variant == "ids" else torch.randn(1, 3, h).to(torch.float16 if variant == "fp16" else torch.float32)
+        names, args = ["input_ids" if variant == "ids" else "inputs_embeds", "attention_mask"], [first, torch.ones(1, past + 3, dtype=torch.long)]
+        axes = {names[0]: {0: "batch", 1: "seq"}, "attention_mask": {0: "batch", 1: "total"}, "logits": {0: "batch", 1: "kept" if variant == "logits_to_keep" else "seq"}}
         if variant != "no_position_ids":
             names.append("position_ids"); args.append(torch.arange(past, past + 3)[None]); axes["position_ids"] = {0: "batch", 1: "seq"}
         if variant == "logits_to_keep":
             names.append("num_logits_to_keep"); args.append(torch.tensor(1))
+        if variant == "cache_branch":
+            names.append("use_cache_branch"); args.append(torch.tensor([True]))
         outs = ["logits"]
         for i in range(n):
             for k in ("key", "value"):
                 if with_past:
                     names.append(f"past_key_values.{i}.{k}")
-                    args.append(torch.randn(1, kv, past, hd).to(torch.float16 if variant == "fp16kv" else torch.float32))
+                    args.append(torch.randn(1, kv, past, hd).to(torch.float16 if variant in ("fp16kv", "fp16") else torch.float32))
                     axes[names[-1]] = {0: "batch", 2: "past"}
                 outs.append(f"present.{i}.{k}")
                 axes[outs[-1]] = {0: "batch", 2: "total"}
@@ -195,7 +210,12 @@ def export_text(folder, embed, text, head, cfg, variant=""):
         one(folder / "onnx/decoder_model.onnx", False)
         one(folder / "onnx/decoder_with_past_model.onnx", True)
     else:
-        one(folder / "onnx/decoder_model_merged.onnx", True)
+        one(folder / ("onnx/model.onnx" if variant == "ids" else "onnx/decoder_model_merged.onnx"), True)
+
+
+class Half(torch.nn.Module):
+    def forward(self, x):
+        return x.half()
 
 
 class Golden:
@@ -438,8 +458,7 @@ def llava_onevision(s, folder, out):
     save(folder, model, proc, g, out)
 
 
-def llava(s, folder, out):
-    """LLaVA-NeXT-Interleave: any number of images, each as its patches."""
+def llava_model(s):
     tok = tokenizer("qwen2", s["vocab"], ["<image>", "<video>"])
     s["rows"] = len(tok)
     cfg = tf.LlavaConfig(vision_config=siglip_vision(s), text_config=text_config(s, tf.Qwen2Config, tie_word_embeddings=True), image_token_index=tok.convert_tokens_to_ids("<image>"), vision_feature_layer=-1, vision_feature_select_strategy="full", tie_word_embeddings=True)
@@ -447,6 +466,12 @@ def llava(s, folder, out):
     model = randomise(tf.LlavaForConditionalGeneration(cfg), 4)
     ip = tf.SiglipImageProcessor(size={"height": s["image"], "width": s["image"]})
     proc = tf.LlavaProcessor(ip, tok, patch_size=s["patch"], vision_feature_select_strategy="full", chat_template=QWEN_VL_CHAT, image_token="<image>", num_additional_image_tokens=0)
+    return model, cfg, proc
+
+
+def llava(s, folder, out):
+    """LLaVA-NeXT-Interleave: any number of images, each as its patches."""
+    model, cfg, proc = llava_model(s)
     g = Golden()
     for images in (1, 3):
         ims = [picture(*s["still"], 60 + images + i) for i in range(images)]
@@ -517,15 +542,18 @@ def llama(s, folder, out):
         case = dict(kind="text", question=q)
         inputs = {k: ids[k] for k in ("input_ids", "attention_mask")}
         answer(model, g, case, inputs)
-        if s["variant"] == "fp16kv":  # the cache is rounded to half at each step, so the reference is rounded too
-            dec, cache, new = Decoder(model.model, model.lm_head, s["layers"], "fp16kv"), [], []
+        if s["variant"] in ("fp16kv", "fp16"):  # what is handed on is rounded to half at each step, so the reference is rounded too
+            dec, cache, new = Decoder(None, model.model, model.lm_head, s["layers"], s["variant"]), [], []
             x = model.model.embed_tokens(inputs["input_ids"])
             with torch.no_grad():
                 while len(new) < NEW:
+                    x = x.half() if s["variant"] == "fp16" else x
                     past = cache[0].shape[2] if cache else 0
                     total = past + x.shape[1]
                     o = dec(x, torch.ones(1, total, dtype=torch.long), torch.arange(past, total)[None], *cache)
                     cache = list(o[1:])
+                    a, b = o[0][0, -1].float().topk(2).values
+                    assert s["variant"] != "fp16" or a - b > 2e-3 * abs(a), "too near a tie for logits of half precision: try other sizes"
                     new.append(int(o[0][0, -1].argmax()))
                     x = model.model.embed_tokens(torch.tensor([[new[-1]]]))
             case["greedy"] = new
@@ -631,9 +659,16 @@ def main():
     ap.add_argument("--out", type=Path, default=here / "../../vlm/testdata")
     ap.add_argument("--sizes", type=Path, default=here / "sizes.json")
     ap.add_argument("--only")
+    ap.add_argument("--checkpoint", type=Path)
     args = ap.parse_args()
     torch.set_num_threads(1)
-    for arch, sizes in json.loads(args.sizes.read_text()).items():
+    sizes_of = json.loads(args.sizes.read_text())
+    if args.checkpoint:
+        model, _, proc = llava_model(dict(sizes_of["llava"][0]))
+        model.save_pretrained(args.checkpoint)
+        proc.save_pretrained(args.checkpoint)
+        return
+    for arch, sizes in sizes_of.items():
         if args.only and arch != args.only:
             continue
         for s in sizes:
