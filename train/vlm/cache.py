@@ -84,15 +84,13 @@ def tokens(enc: Encoder, c: Config, data: Shards, path: str, mirror: bool) -> np
 
 
 @torch.no_grad()
-def fit_domain(enc: Encoder, c: Config, data: Shards, frames: int = 6000, shrink: float = 0.02) -> Domain:
-    """Mean and whitening of the pooled features over frames of the training clips."""
-    enc.eval()
+def fit_domain(features, c: Config, data: Shards, frames: int = 6000, shrink: float = 0.02) -> Domain:
+    """Mean and whitening of the pooled features (uint8 [N,H,W,3] -> [N,4D]) over frames of the training clips."""
     r = np.random.default_rng(3)
     feats = []
     for _ in range(0, frames, CHUNK):
         px = np.stack([data.pixels(int(r.integers(len(data))))[int(r.integers(data.frames))] for _ in range(CHUNK)])
-        stem = enc.stem_tokens(torch.from_numpy(px))
-        feats.append(Domain.features(stem, enc.body(stem)))
+        feats.append(features(px))
     x = torch.cat(feats).double()
     mean = x.mean(0)
     cov = (x - mean).T @ (x - mean) / len(x)

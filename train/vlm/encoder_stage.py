@@ -5,10 +5,12 @@ import os
 import random
 
 import numpy as np
+import skia
 import torch
 import torch.nn.functional as F
 
-from yard.labels import ACTION, KINDS
+from yard.labels import ACTION, COLOR, GRID_H, GRID_W, HELD_OUT, KINDS, MODEL_H, MODEL_W
+from yard.scene import PAINT, RGB
 
 from .common import Clock, adamw, log, save
 from .data import TEMPLATES, Shards, batch_ids, phrase_bank
@@ -17,19 +19,85 @@ from .model import Config, Encoder, EncoderHeads, TextTower
 LIGHT, WEATHER = ["day", "dusk", "night"], ["clear", "rain", "snow", "fog"]
 
 
+SHADE = {"day": 1.0, "dusk": 0.72, "night": 0.46}
+NAMED, JITTERED, SCRIBBLED = 0, 1, 2
+
+
+def jitter(pix: np.ndarray, actors: list[dict], r: random.Random) -> np.ndarray:
+    """Turns the hue by any angle, changes saturation and brightness, at times inverts the greys: a kind is its shape, whatever
+    its paint. No colour is taught of such a picture, and no actor comes out in a colour that is held out for its kind."""
+    names = [*RGB, "grey"]
+    paint = np.array([*RGB.values(), (128, 128, 128)], np.float32)
+    for _ in range(20):
+        a, sat, gain = r.uniform(0, 2 * np.pi), r.choice([0.0, r.uniform(0.3, 1.4)]), r.uniform(0.75, 1.2)
+        grey = np.full((3, 3), 1 / 3)
+        about = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # the grey axis
+        m = grey * r.choice([1, 1, -1]) + sat * (np.cos(a) * (np.eye(3) - grey) + np.sin(a) * about)
+        turn = lambda x: ((x - 110) @ (gain * m.T).astype(np.float32) + 110).clip(0, 255)
+        looks = [(names[((turn(np.float32(RGB[x["color"]])) - paint) ** 2).sum(1).argmin()], x["kind"]) for x in actors]
+        if not HELD_OUT.intersection(looks):
+            return turn(pix.astype(np.float32)).astype(np.uint8)
+    return pix
+
+
+def scribble(pix: np.ndarray, color: np.ndarray, shade: float, r: random.Random):
+    """Draws strokes and blobs of named colours: a colour is its paint, whatever its shape. -> pixels, colours, which patches."""
+    x = np.concatenate([pix, np.full_like(pix[..., :1], 255)], -1)
+    color, touched = color.copy(), np.zeros((GRID_H, GRID_W), np.int64)
+    for _ in range(r.randint(2, 6)):
+        name, k = r.choice(PAINT), shade * r.uniform(0.85, 1.05)
+        cx, cy, w, h = r.uniform(8, MODEL_W - 8), r.uniform(40, MODEL_H - 6), r.uniform(4, 40), r.uniform(3, 22)
+        paint = skia.Paint(AntiAlias=True, Color=skia.Color(*(min(255, int(v * k)) for v in RGB[name])))
+        layer = np.zeros_like(x)
+        canvas = skia.Canvas(layer)
+        if r.random() < 0.65:  # thin, as a bicycle's frame
+            paint.setStyle(skia.Paint.kStroke_Style)
+            paint.setStrokeWidth(r.uniform(0.06, 0.14) * h + 0.4)
+            path = skia.Path()
+            path.moveTo(cx - w / 2, cy + r.uniform(-h, h) / 2)
+            for _ in range(r.randint(2, 6)):
+                path.lineTo(cx + r.uniform(-w, w) / 2, cy + r.uniform(-h, h) / 2)
+            canvas.drawPath(path, paint)
+        elif r.random() < 0.5:
+            canvas.drawOval(skia.Rect.MakeXYWH(cx - w / 2, cy - h / 2, w, h), paint)
+        else:
+            canvas.drawRect(skia.Rect.MakeXYWH(cx - w / 2, cy - h / 2, w, h), paint)
+        alpha = layer[..., 3:].astype(np.float32) / 255
+        x = (x * (1 - alpha) + layer * alpha).astype(np.uint8)
+        part = alpha.reshape(GRID_H, MODEL_H // GRID_H, GRID_W, MODEL_W // GRID_W).mean((1, 3))
+        color[part > 0] = np.where((part > 0.08) & (touched == 0), COLOR[name], 0)[part > 0]  # none where there is little, or more than one
+        touched[part > 0] = 1
+    # A camera's encode blurs colours more than greys.
+    y = x[..., :3].astype(np.float32)
+    grey = y.mean(-1, keepdims=True)
+    tint = y - grey
+    for _ in range(r.randint(0, 3)):
+        for axis in (0, 1):
+            tint = (np.roll(tint, 1, axis) + 2 * tint + np.roll(tint, -1, axis)) / 4
+    return (grey + tint).clip(0, 255).astype(np.uint8), color, touched
+
+
 def sample(data: Shards, n: int, r: random.Random, augment: bool = True):
-    pix, cls, color, cover, gate, action, scene = [], [], [], [], [], [], []
+    """n frames. The last of what comes back, per picture and patch: as rendered, its colours jittered, or scribbled over."""
+    pix, cls, color, cover, gate, action, scene, made = [], [], [], [], [], [], [], []
     for _ in range(n):
         i, f = r.randrange(len(data)), r.randrange(data.frames)
         g, line = data.grids(i), data.lines[i]
         parts = [data.pixels(i)[f], g["cls"][f], g["color"][f], g["cover"][f], data.gate_grid(i, f), g["action"][f]]
         if augment and r.random() < 0.5:  # single frames have no left and right in their labels
             parts = [x[:, ::-1] for x in parts]
+        how, u = np.full((GRID_H, GRID_W), NAMED), r.random() if augment else 1.0
+        if u < 0.4:
+            parts[0], how = jitter(parts[0], line["actors"], r), how + JITTERED
+        elif u < 0.65:
+            parts[0], parts[2], on = scribble(parts[0], parts[2], SHADE[line["light"]], r)
+            how = on * SCRIBBLED
+        made.append(how)
         for x, to in zip(parts, (pix, cls, color, cover, gate, action)):
             to.append(x)
         scene.append((LIGHT.index(line["light"]), WEATHER.index(line["weather"]), data.gate(i, f), data.lamps(i, f)))
     t = lambda x, d: torch.from_numpy(np.stack(x).astype(d)).flatten(1)
-    return torch.from_numpy(np.ascontiguousarray(np.stack(pix))), t(cls, np.int64), t(color, np.int64), t(cover, np.float32) / 100, t(gate, np.int64), t(action, np.int64), torch.tensor(scene)
+    return torch.from_numpy(np.ascontiguousarray(np.stack(pix))), t(cls, np.int64), t(color, np.int64), t(cover, np.float32) / 100, t(gate, np.int64), t(action, np.int64), torch.tensor(scene), t(made, np.int64)
 
 
 def sigmoid_loss(logits, target):
@@ -38,7 +106,7 @@ def sigmoid_loss(logits, target):
 
 
 def losses(enc, heads, text, bank_ids, bank_mask, kinds, colors, batch):
-    pix, cls, color, cover, gate, action, scene = batch
+    pix, cls, color, cover, gate, action, scene, made = batch
     tokens = enc(pix)
     img, patch = enc.embeds(tokens)
     bank = text(bank_ids, bank_mask)
@@ -49,28 +117,34 @@ def losses(enc, heads, text, bank_ids, bank_mask, kinds, colors, batch):
     out = {}
     w = torch.ones(len(KINDS))
     w[0] = 0.25
-    sure = ((cover > 0.35) | (cls == 0)).float()
+    sure = (((cover > 0.35) | (cls == 0)) & (made != SCRIBBLED)).float()
     out["cls"] = (F.cross_entropy(lc.transpose(1, 2), cls, w, reduction="none") * sure).mean()
-    fg = ((cls > 0) & (cover > 0.25)).float()
-    out["color"] = (F.cross_entropy(lo.float().transpose(1, 2), color, reduction="none") * fg).sum() / fg.sum().clamp(min=1)
-    out["cover"] = F.mse_loss(lv.float().squeeze(-1), cover)
+    fg = ((cls > 0) & (cover > 0.25) & (made != SCRIBBLED)).float()
+    named = ((fg > 0) & (made == NAMED) | (made == SCRIBBLED) & (color > 0)).float()
+    out["color"] = (F.cross_entropy(lo.float().transpose(1, 2), color, reduction="none") * named).sum() / named.sum().clamp(min=1)
+    out["cover"] = ((lv.float().squeeze(-1) - cover) ** 2 * (made != SCRIBBLED)).mean()
     out["gate_patch"] = 0.3 * F.cross_entropy(lg.transpose(1, 2), gate, torch.tensor([0.3, 1.0, 1.0]))
     body = (fg + (action == ACTION["fallen"]) + 2 * (action == ACTION["carrying"])).long() * fg.long()  # what one picture shows of the action
     out["body"] = 0.3 * (F.cross_entropy(lb.transpose(1, 2), body, reduction="none") * fg).sum() / fg.sum().clamp(min=1)
+    plain = (made == NAMED).all(1).float()
     for i, (name, l) in enumerate(zip(("light", "weather", "gate", "lamps"), ls)):
-        out[name] = 0.3 * F.cross_entropy(l.float(), scene[:, i])
+        out[name] = 0.3 * (F.cross_entropy(l.float(), scene[:, i], reduction="none") * plain).sum() / plain.sum().clamp(min=1)
     area = torch.zeros(len(pix), len(KINDS)).scatter_add_(1, cls, cover)
-    out["area"] = 0.02 * F.mse_loss(cnt.sum(1)[:, 1:], area[:, 1:])
+    out["area"] = 0.02 * (((cnt.sum(1) - area)[:, 1:] ** 2).mean(1) * plain).mean()
     # Image and text: which phrases of the bank are true of each patch, and of the picture.
     s, b = text.scale.exp(), text.bias
     match = ((kinds == -1) | (kinds == cls[..., None])) & ((colors == -1) | (colors == color[..., None])) & (cls > 0)[..., None]
-    keep = (fg > 0) | (torch.rand(fg.shape) < 0.04)
+    # Of jittered pictures no phrase with a colour is asked; of scribbles only "something red".
+    asked = torch.where((made == NAMED)[..., None], True, torch.where((made == JITTERED)[..., None], colors == -1, (kinds == -1) & (color > 0)[..., None]))
+    match = torch.where((made == SCRIBBLED)[..., None], (kinds == -1) & (colors == color[..., None]), match)
+    keep = (fg > 0) | (made == SCRIBBLED) & (color > 0) | (made != SCRIBBLED) & (torch.rand(fg.shape) < 0.04)
     lp = s * (patch[keep] @ bank.T) + b
-    out["patch_text"] = sigmoid_loss(lp, match[keep].float()).sum(-1).mean() * 0.3
+    out["patch_text"] = (sigmoid_loss(lp, match[keep].float()) * asked[keep]).sum(-1).mean() * 0.3
+    told = plain[:, None] + (made == JITTERED).all(1).float()[:, None] * (colors == -1)
     seen = (match & (cover > 0.5)[..., None]).any(1)
     maybe = match.any(1) & ~seen
     li = s * (img @ bank.T) + b
-    out["image_text"] = (sigmoid_loss(li, seen.float()) * (~maybe)).sum(-1).mean() * 0.3
+    out["image_text"] = (sigmoid_loss(li, seen.float()) * (~maybe) * told).sum(-1).mean() * 0.3
     return out, (lc, lo, lp, match[keep], li, seen, maybe)
 
 
@@ -86,7 +160,7 @@ def evaluate(data, enc, heads, text, bank, n=512):
         fg = (batch[1] > 0) & (batch[3] > 0.5)
         acc["cls_fg"].append((lc.argmax(-1) == batch[1])[fg].float().mean().item())
         acc["color"].append((lo.argmax(-1) == batch[2])[fg].float().mean().item())
-        acc["scene_gate"].append((heads.gate(enc(batch[0]).mean(1)).argmax(-1) == batch[-1][:, 2]).float().mean().item())
+        acc["scene_gate"].append((heads.gate(enc(batch[0]).mean(1)).argmax(-1) == batch[6][:, 2]).float().mean().item())
         acc["phrase_auc"].append(((li > 0) == seen)[~maybe].float().mean().item())
     enc.train(), heads.train(), text.train()
     return {k: float(np.mean(v)) for k, v in acc.items()}

@@ -1,8 +1,9 @@
-"""The last stage: distance from the domain, calibration of yes and no, and the bundle."""
+"""The last stage: calibration of yes and no, the bundle in fp32 (kept beside the checkpoints) and in 8 bits, the distance from the domain of each."""
 from __future__ import annotations
 
 import os
 import random
+import shutil
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from yard.labels import MODEL_FPS
 
-from . import cache, export, talk_stage
+from . import cache, export, quantize, talk_stage
 from .common import log, save
 from .data import Shards
 from .model import Config, Decoder, Domain, Encoder, Temporal, TextTower
@@ -19,25 +20,27 @@ MARGIN = 1.05  # above the farthest of the validation frames: a camera's every f
 
 
 @torch.no_grad()
-def domain(enc: Encoder, step: int, c: Config, data_dir: str, out: str) -> tuple[Domain, float]:
-    """The distance, and its threshold: a little above the farthest frame of the validation clips. Strange pictures play no part in it."""
+def domain(enc: Encoder, graph: str, name: str, c: Config, data_dir: str, out: str) -> tuple[Domain, float]:
+    """The distance, of the tokens that `graph` gives, and its threshold: a little above the farthest frame of the validation
+    clips. Strange pictures play no part in it. `name` says which encoder it is."""
     path = os.path.join(out, "domain.pt")
     d = Domain(c)
-    if os.path.exists(path):
-        s = torch.load(path, weights_only=True)
-        if s.get("encoder") == step:
-            d.load_state_dict(s["domain"])
-            return d, s["threshold"]
-    d = cache.fit_domain(enc, c, Shards(os.path.join(data_dir, "train")), frames=5000, shrink=0.0003)
+    known = torch.load(path, weights_only=True) if os.path.exists(path) else {}
+    if name in known:
+        d.load_state_dict(known[name]["domain"])
+        return d, known[name]["threshold"]
+    s = export.session(graph)
+
+    def features(px):
+        stem = enc.stem_tokens(torch.from_numpy(px))
+        return Domain.features(stem, torch.from_numpy(s.run(["tokens"], {"pixels": px})[0]))
+
+    d = cache.fit_domain(features, c, Shards(os.path.join(data_dir, "train")), frames=5000, shrink=0.0003)
     val = Shards(os.path.join(data_dir, "val"))
-    far = []
-    for i in range(len(val)):
-        stem = enc.stem_tokens(torch.from_numpy(np.ascontiguousarray(val.pixels(i)[3::6])))
-        far.append(d(stem, enc.body(stem)))
-    far = torch.cat(far)
+    far = torch.cat([((features(np.ascontiguousarray(val.pixels(i)[3::6])) - d.mean) @ d.whiten).pow(2).mean(-1) for i in range(len(val))])
     t = MARGIN * float(far.max())
-    log(domain="val", median=float(far.median()), p99=float(far.quantile(0.99)), threshold=t)
-    save(path, domain=d.state_dict(), threshold=t, encoder=step)
+    log(domain=name, median=float(far.median()), p99=float(far.quantile(0.99)), threshold=t)
+    save(path, **known, **{name: {"domain": d.state_dict(), "threshold": t}})
     return d, t
 
 
@@ -84,7 +87,6 @@ def run(c: Config, tok, data_dir: str, out: str, to: str, card: str, clips: int 
     temporal.load_state_dict(t["temporal"]), dec.load_state_dict(t["dec"]), heads.load_state_dict(t["heads"])
     for m in (enc, text, temporal, dec, heads):
         m.eval()
-    dom, threshold = domain(enc, s["step"], c, data_dir, out)
     val = talk_stage.Clips(c, data_dir, out, "val", enc, s["step"])
     pk = talk_stage.Packer(c, tok)
     temp, cal = temperature(yesno(c, pk, val, temporal, dec, clips))
@@ -96,14 +98,23 @@ def run(c: Config, tok, data_dir: str, out: str, to: str, card: str, clips: int 
               "changes_exact": got["chg_exact"], "changes_nothing": got["chg_nothing"], **cal}
     scores = {k: round(v, 4) if isinstance(v, float) else v for k, v in scores.items()}
     trained = len(Shards(os.path.join(data_dir, "train")))
-    if os.path.exists(card):
-        os.makedirs(to, exist_ok=True)
-        with open(card) as f, open(os.path.join(to, "MODEL_CARD.md"), "w") as g:
-            g.write(f.read().replace("{{clips}}", f"{trained:,}").replace("{{scores}}", "\n".join(f"| {k} | {v} |" for k, v in scores.items())))
     px = np.ascontiguousarray(val.data.pixels(0)[:3])
-    diff = export.write(to, c, os.path.join(out, "tokenizer.json"), enc, dom, text, temporal, dec,
-                        {"version": "1", "domain": {"threshold": threshold}, "calibration": {"yesno_temperature": temp}, "scores": scores,
-                         "trained_on": f"{trained:,} clips of six seconds of a simulated yard, rendered from seeds and really encoded (H.264, VP8)"}, px)
+    meta = {"version": "1", "calibration": {"yesno_temperature": temp}, "scores": scores,
+            "trained_on": f"{trained:,} clips of six seconds of a simulated yard, rendered from seeds and really encoded (H.264, VP8)"}
+    path, plain = os.path.join(out, "tokenizer.json"), os.path.join(out, "bundle-fp32")
+    diff = export.write(plain, c, path, enc, Domain(c), text, temporal, dec, meta, px)
     log(scores=scores, temperature=temp, differ=max(diff.values()))
     if max(diff.values()) > 1e-3:
         raise SystemExit(f"a graph differs from PyTorch: {diff}")
+    for dir, precision in ((plain, "fp32"), (to, "int8")):
+        if dir == to:
+            shutil.copytree(plain, to, dirs_exist_ok=True)
+            quantize.graphs(c, Shards(os.path.join(data_dir, "train")), to)
+        graph = os.path.join(dir, "encoder.onnx")
+        d, t = domain(enc, graph, f"{s['step']}-{precision}", c, data_dir, out)
+        quantize.set_domain(graph, d)
+        if os.path.exists(card):
+            with open(card) as f, open(os.path.join(dir, "MODEL_CARD.md"), "w") as g:
+                g.write(f.read().replace("{{clips}}", f"{trained:,}").replace("{{scores}}", "\n".join(f"| {k} | {v} |" for k, v in scores.items())))
+        export.manifest(dir, c, path, text, meta | {"domain": {"threshold": t}, "precision": precision})
+    log(int8_differs={k: round(v, 4) for k, v in export.check(to, c, enc, d, text, temporal, dec, px).items()})

@@ -220,16 +220,17 @@ class TemporalBlock(nn.Module):
     def step(self, x, ring_k, ring_v, age):
         """One frame: x [B,P,D], ring_k and ring_v [B,W,P,D], age [B,W] (0: empty slot) -> x, new_k, new_v [B,P,D]."""
         q, k, v = self.t.qkv(self.nt(x)).chunk(3, -1)
-        hd = q.shape[-1] // self.h
-        qs = q.unflatten(-1, (self.h, hd)).unsqueeze(3)                                   # [B,P,H,1,hd]
-        ks = torch.cat([ring_k, k.unsqueeze(1)], 1).unflatten(-1, (self.h, hd)).permute(0, 2, 3, 1, 4)
-        vs = torch.cat([ring_v, v.unsqueeze(1)], 1).unflatten(-1, (self.h, hd)).permute(0, 2, 3, 1, 4)
-        ages = torch.cat([age, torch.zeros_like(age[:, :1])], 1).clamp(0, self.c.window)  # [B,W+1]
-        ek = self.age_key[ages].unflatten(-1, (self.h, hd)).permute(0, 2, 1, 3).unsqueeze(1)   # [B,1,H,W+1,hd]
-        s = (qs * (ks + ek)).sum(-1) * hd ** -0.5 + self.age[:, ages].transpose(0, 1).unsqueeze(1)
-        empty = torch.cat([age <= 0, torch.zeros_like(age[:, :1], dtype=torch.bool)], 1) | torch.cat([age > self.c.window, torch.zeros_like(age[:, :1], dtype=torch.bool)], 1)
-        s = s.masked_fill(empty[:, None, None], -1e9).softmax(-1)
-        y = (s.unsqueeze(-1) * vs).sum(3).flatten(2)
+        heads = lambda y: y.unflatten(-1, (self.h, -1))
+        qh, kh, vh, ring_k, ring_v = (heads(y) for y in (q, k, v, ring_k, ring_v))        # [B,P,H,hd], [B,W,P,H,hd]
+        # The ring is read where it lies, the new frame beside it: joining them would copy the ring twice.
+        a = age.clamp(0, self.c.window)
+        by_age = qh.transpose(1, 2) @ heads(self.age_key[a]).permute(0, 2, 3, 1)          # [B,H,P,W]
+        past = (qh.unsqueeze(1) * ring_k).sum(-1).permute(0, 3, 2, 1) + by_age            # [B,H,P,W]
+        past = past * qh.shape[-1] ** -0.5 + self.age[:, a].transpose(0, 1).unsqueeze(2)
+        past = past.masked_fill(((age <= 0) | (age > self.c.window))[:, None, None], -1e9)
+        own = (qh * (kh + heads(self.age_key[0]))).sum(-1) * qh.shape[-1] ** -0.5 + self.age[:, 0]
+        s = torch.cat([past, own.transpose(1, 2).unsqueeze(-1)], -1).softmax(-1).permute(0, 3, 2, 1).unsqueeze(-1)
+        y = ((s[:, :-1] * ring_v).sum(1) + s[:, -1] * vh).flatten(2)
         return self.within(x + self.t.out(y)), k, v
 
 

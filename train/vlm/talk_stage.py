@@ -25,6 +25,8 @@ LIGHT, WEATHER = ["day", "dusk", "night"], ["clear", "rain", "snow", "fog"]
 GOES = torch.tensor([targets.CLAUSE[k] for k in ("enter", "leave", "start", "turn_back", "moving", "carrying")])
 PACK = 112   # text tokens that share one visual prefix
 ALONE = 0.12  # share of the time without words
+MISHEARD = 0.2  # share of the colours told so far that are changed
+POINTS = 2  # after this block of the decoder a head asks which visual token is told of
 
 
 class Heads(nn.Module):
@@ -37,6 +39,7 @@ class Heads(nn.Module):
         self.pos = nn.Linear(c.width, 1)
         self.pclause, self.pway = nn.Linear(c.dim, len(targets.CLAUSES)), nn.Linear(c.dim, 3)
         self.pvx = nn.Linear(c.dim, 1)
+        self.point = nn.Linear(c.width, c.tokens)  # which visual token a word of a description is about
         self.flags, self.scene = nn.Linear(c.width, len(targets.FRAME_FLAGS)), nn.Linear(c.width, 3 + 4 + 3 + 2)
 
 
@@ -99,11 +102,27 @@ class Packer:
         self.c, self.tok = c, tok
         self.id = {k: tok.token_to_id(f"<|{k}|>") for k in ("bos", "frame", "describe", "changes", "ask", "answer", "end", "pad")}
         self.yesno = {tok.token_to_id("yes"), tok.token_to_id("no")}
+        self.stop = tok.encode(".").ids[0]
+        self.colors = torch.tensor([tok.encode(" " + k).ids[0] for k in COLORS[1:]])
+
+    def points(self, tell: Teller, t: float, answer: list[int]) -> list[int]:
+        """For each token of a description, the visual token of the actor that its sentence is about; -100 where none is."""
+        cells, k, out = [targets.cell((a["box"][0] + a["box"][2]) / 2, (a["box"][1] + a["box"][3]) / 2) for a in tell.order(t)], 0, []
+        for i in answer:
+            out.append(cells[k] if k < len(cells) else -100)
+            k += i == self.stop
+        return out
+
+    def misheard(self, ids, told, share: float):
+        """Some colours of what is told so far are changed, so that a kind is read from the picture and not guessed from its colour."""
+        at = torch.isin(ids, self.colors) & told & (torch.rand(ids.shape) < share)
+        return torch.where(at, self.colors[torch.randint(len(self.colors), ids.shape)], ids)
 
     def prompt(self, task: str, q: str = "") -> list[int]:
         return [self.id[task]] + (self.tok.encode(q).ids if q else []) + [self.id["answer"]]
 
     def texts(self, tell: Teller, t: float, r: random.Random) -> list[tuple[list[int], list[int]]]:
+        """(prompt, answer) pairs that fit together; the description comes first."""
         e = lambda s: self.tok.encode(s).ids + [self.id["end"]]
         out = [(self.prompt("describe"), e(tell.describe(t)))]
         if r.random() < 0.6:
@@ -119,7 +138,7 @@ class Packer:
             keep.append((p, a))
         return keep
 
-    def pack(self, decoder: Decoder, visual, rows, n_frames: int):
+    def pack(self, decoder: Decoder, visual, rows, n_frames: int, mishear: float = 0.0):
         """visual [B,F,T,C]; rows (clip, frame, texts). -> inputs [A,L,C], positions, mask, labels, weights over the text part."""
         c, A = self.c, len(rows)
         T, W = c.tokens, c.frames_in_window
@@ -150,6 +169,8 @@ class Packer:
         frame = torch.tensor([x[1] for x in rows])
         fr = frame[:, None] + torch.arange(-n_frames + 1, 1)                                  # [A,n]
         v = visual[clip[:, None], fr.clamp(min=0)]                                            # [A,n,T,C]
+        told = F.pad(label[:, :-1] >= 0, (1, 0))
+        ids = self.misheard(ids, told, mishear)
         mark = decoder.embed.weight[self.id["frame"]].expand(A, n_frames, 1, -1)
         x = torch.cat([decoder.embed.weight[self.id["bos"]].expand(A, nb, -1), torch.cat([mark, v], 2).flatten(1, 2), decoder.embed(ids)], 1)
         block = torch.cat([torch.full((nb,), -1), torch.arange(n_frames).repeat_interleave(per)])  # which frame a place belongs to
@@ -294,7 +315,7 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
     if os.path.exists(ck):
         s = torch.load(ck, weights_only=True)
         temporal.load_state_dict(s["temporal"]), dec.load_state_dict(s["dec"]), heads.load_state_dict(s["heads"], strict=False)
-        if len(s["opt"]["state"]) == len(params := [p for g in opt.param_groups for p in g["params"]]):
+        if [k for k in s["heads"]] == [k for k in heads.state_dict()]:
             opt.load_state_dict(s["opt"])
         step, used = s["step"], s["used"]
     enc = cache.load_encoder(c, out)
@@ -312,16 +333,25 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
         parts = dense_loss(heads, state, visual, d)
         loss = sum(parts.values())
         if words:
-            rows = []
+            rows, point = [], torch.full((batch * per_clip, PACK), -100)
             for j, (i, m) in enumerate(picks):
                 tell = train.teller(i, m, r.randrange(1 << 30))
-                rows += [(j, f, pk.texts(tell, f / MODEL_FPS, r)) for f in anchors(tell, x.shape[1], per_clip, r)]
-            xx, pos, mask, label, weight, plen = pk.pack(dec, visual, rows, r.choice([1, 2, 2, 3]))
-            h = dec(xx, pos, mask)[:, plen:]
+                for f in anchors(tell, x.shape[1], per_clip, r):
+                    texts = pk.texts(tell, f / MODEL_FPS, r)
+                    p, a = texts[0]
+                    if p == pk.prompt("describe"):
+                        point[len(rows), len(p) - 1 : len(p) - 1 + len(a)] = torch.tensor(pk.points(tell, f / MODEL_FPS, a))
+                    rows.append((j, f, texts))
+            xx, pos, mask, label, weight, plen = pk.pack(dec, visual, rows, r.choice([1, 2, 2, 3]), MISHEARD)
+            for k, b in enumerate(dec.blocks):
+                xx = b(xx, pos, mask)
+                if k == POINTS:
+                    parts["point"] = F.cross_entropy(heads.point(xx[:, plen:]).flatten(0, 1), point.flatten(), ignore_index=-100)
+            h = dec.norm(xx[:, plen:])
             on = label >= 0
             ce = F.cross_entropy(dec.logits(h[on]), label[on], reduction="none")
             parts["words"] = (ce * weight[on]).sum() / weight[on].sum()
-            loss = 0.5 * loss + 3 * parts["words"]
+            loss = 0.5 * loss + 3 * parts["words"] + 0.5 * parts["point"]
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)

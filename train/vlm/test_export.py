@@ -2,6 +2,7 @@
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import unittest
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 
-from vlm import export
+from vlm import export, quantize
 from vlm.data import make_tokenizer
 from vlm.model import Config, Decoder, Domain, Encoder, Temporal, TextTower
 from yard.labels import MODEL_H, MODEL_W
@@ -75,6 +76,36 @@ class ExportTest(unittest.TestCase):
         for i in range(self.c.dec_layers):
             self.assertEqual(shape[f"past_key_values.{i}.key"], shape[f"present.{i}.key"])
         self.assertEqual(shape["logits"], ["batch", 1, self.c.vocab])
+
+    def test_eight_bits(self):
+        """Near the exact graphs, the same alone and in a batch, and the distance follows the constants that are put in."""
+        r, to = np.random.default_rng(3), os.path.join(self.dir.name, "int8")
+        shutil.copytree(self.to, to)
+
+        class Noise:
+            frames = 6
+
+            def __len__(self):
+                return 4
+
+            def pixels(self, i):
+                return np.random.default_rng(i).integers(0, 255, (self.frames, MODEL_H, MODEL_W, 3), np.uint8)
+
+        quantize.graphs(self.c, Noise(), to)
+        px = Noise().pixels(1)[:3]
+        run = lambda dir, px: export.session(os.path.join(dir, "encoder.onnx")).run(None, {"pixels": px})
+        exact, eight, alone = run(self.to, px), run(to, px), run(to, px[1:2])
+        self.assertLess(np.abs(exact[0] - eight[0]).max() / np.abs(exact[0]).max(), 0.1)
+        self.assertGreater(np.abs(exact[0] - eight[0]).max(), 0)
+        np.testing.assert_array_equal(eight[0][1:2], alone[0])
+        h = r.standard_normal((1, 20, self.c.width)).astype(np.float32) * 0.5
+        a, b = (export.run_decoder(export.session(os.path.join(d, "decoder.onnx")), self.c, [h]) for d in (self.to, to))
+        self.assertLess(np.abs(a - b).max() / np.abs(a).max(), 0.1)
+        quantize.set_domain(os.path.join(to, "encoder.onnx"), Domain(self.c))  # the identity
+        exact = run(to, px)
+        self.assertTrue((exact[3] != eight[3]).all())
+        size = lambda d: sum(os.path.getsize(os.path.join(d, n)) for n in ("encoder.onnx", "temporal.onnx", "decoder.onnx"))
+        self.assertLess(size(to), size(self.to) / 2)
 
 
 if __name__ == "__main__":

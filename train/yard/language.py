@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 
+from .labels import HELD_OUT
 from .scene import CRATES, PAINT, VISIBLE, Scene
 
 NOTHING, CANNOT_TELL = "<|nothing|>", "<|cannot_tell|>"
@@ -88,18 +89,18 @@ class Teller:
         where = {"left": "on the left", "right": "on the right", "middle": "in the middle"}[a["side"]]
         return f"{STANDS.get(a['kind'], self.pick(['is', 'stands']))} {where}"
 
+    def order(self, t: float) -> list[dict]:
+        """Whom `describe` tells of, a sentence each: from left to right."""
+        return sorted(self.seen(t), key=lambda a: a["box"][0] + a["box"][2])
+
     def describe(self, t: float) -> str:
-        seen = self.seen(t)
-        if not seen:
-            return self.pick(["The yard is empty.", "Nobody is there.", "There is nothing in the yard."])
-        seen = sorted(seen, key=lambda a: a["box"][0] + a["box"][2])
         out = []
-        for a in seen:
+        for a in self.order(t):
             e = self.last_event(a, t, RECENT)
             if e and e["kind"] in ("leave",):
                 e = None
             out.append(f"{cap(the(a, True))} {self.event_clause(a, e, t) if e else self.state_clause(a, t)}.")
-        return " ".join(out)
+        return " ".join(out) or self.pick(["The yard is empty.", "Nobody is there.", "There is nothing in the yard."])
 
     def changes(self, t: float) -> str:
         out = []
@@ -138,7 +139,9 @@ class Teller:
         colored = [a for a in seen if a["kind"] in ("person", "car", "van", "bicycle", "ball")]
         for a in r.sample(colored, min(2, len(colored))):
             yn("contains", [f"is there {article(noun(a))}?", f"do you see {article(noun(a))}?"], True)
-            b = dict(a, color=r.choice([c for c in PAINT if not any(x["kind"] == a["kind"] and x["color"] == c for x in self.truth_at(t))]))
+            # Never of a pair that is held out: a "no" each time would teach that there is no such thing.
+            there = {x["color"] for x in self.truth_at(t) if x["kind"] == a["kind"]}
+            b = dict(a, color=r.choice([c for c in PAINT if c not in there and (c, a["kind"]) not in HELD_OUT]))
             yn("contains", [f"is there {article(noun(b))}?", f"do you see {article(noun(b))}?"], False)
             same = [x for x in self.truth_at(t) if x["kind"] == a["kind"]]
             if len(same) == 1:
@@ -155,7 +158,8 @@ class Teller:
         absent = [k for k in ("car", "van", "bicycle") if not any(a["kind"] == k for a in self.truth_at(t))]
         if absent and r.random() < 0.5:
             add("color", f"what colour is the {r.choice(absent)}?", CANNOT_TELL)
-        for k in r.sample(["person", "car", "van", "dog"], 1):
+        present = sorted({a["kind"] for a in seen})
+        for k in sorted({r.choice([*PLURAL, "car", "van", "dog", "bicycle", "ball"]), r.choice(present or ["person"])}):
             if not any(a["kind"] == k for a in half):
                 add("count", [f"how many {PLURAL.get(k, k + 's')} are there?", f"how many {PLURAL.get(k, k + 's')} do you see?"],
                     NUMBER[sum(a["kind"] == k for a in seen)])
