@@ -43,8 +43,10 @@ func (g grid) unpad(w, h int) grid {
 
 // resize interpolates bilinearly, without a wider filter for shrinking, as
 // PyTorch's interpolate does.
-func (g grid) resize(h, w int) grid {
-	out := grid{h, w, g.c, make([]float32, h*w*g.c)}
+func (g grid) resize(h, w int) grid { return g.resizeInto(make([]float32, h*w*g.c), h, w) }
+
+func (g grid) resizeInto(dst []float32, h, w int) grid {
+	out := grid{h, w, g.c, dst[:h*w*g.c]}
 	place := func(i, in, n int) (int, int, float32) {
 		x := max(0, (float32(i)+0.5)*(float32(in)/float32(n))-0.5)
 		lo := min(int(x), in-1)

@@ -63,6 +63,7 @@ type Model struct {
 	ends         []int
 	yes, no      []int // tokens that spell them
 	perTile      int   // tokens
+	front        *front
 	rope         *rope // when the window slides
 	prefix       prefix
 	newline      atomic.Pointer[[]float32] // learned from the first picture
@@ -258,6 +259,11 @@ func (m *Model) checkVision() error {
 		}
 		m.cfg.ImageTokenID = id
 	}
+	pre := &m.still
+	if m.films() {
+		pre = &m.video
+	}
+	m.front = newFront(pre, m.tile, m.newEye)
 	return nil
 }
 
@@ -285,24 +291,40 @@ func (m *Model) films() bool {
 
 func image(f *media.Frame) vision.Image { return vision.Image{W: f.Width, H: f.Height, Pix: f.Pix} }
 
-// frameTile prepares one frame of a stream.
-func (m *Model) frameTile(f *media.Frame) (vision.Image, error) {
+func (m *Model) frameTile(f *media.Frame) (vision.Image, error) { return m.tile(nil, image(f)) }
+
+// tile prepares one frame of a stream.
+func (m *Model) tile(k *vision.Work, f vision.Image) (vision.Image, error) {
 	switch m.Layout {
 	case model.SmolVLM:
 		if !m.films() {
-			return m.still.Whole(image(f))
+			return m.still.Whole(k, f)
 		}
-		return m.video.VideoFrame(image(f))
+		return m.video.VideoFrame(k, f)
 	case model.LlavaOneVision:
-		return m.video.Square(image(f), vision.PyTorch)
+		return m.video.Square(k, f, vision.PyTorch)
 	case model.LlavaNext:
 		n := m.cfg.Vision.Image
-		return vision.Resize(image(f), n, n, m.still.Resample, vision.Pillow)
+		return k.Resize(f, n, n, m.still.Resample, vision.Pillow)
 	}
 	if m.still.Size.ShortestEdge > 0 {
-		return m.still.CenterCrop(image(f))
+		return m.still.CenterCrop(k, f)
 	}
-	return m.still.Square(image(f), vision.Pillow)
+	return m.still.Square(k, f, vision.Pillow)
+}
+
+// FrameTokens is how many visual tokens a frame of a stream has.
+func (m *Model) FrameTokens() int {
+	switch m.Layout {
+	case model.LlavaOneVision: // half the patches a side for videos
+		n := (m.cfg.side() + 1) / 2
+		return n * n
+	case model.LlavaNext:
+		if _, ok := has(m.see.Outputs, "image_newline"); ok {
+			return m.perTile + 1
+		}
+	}
+	return m.perTile
 }
 
 // EncodeFrame gives the visual tokens of one frame of a stream, [tokens, width].
@@ -311,28 +333,40 @@ func (m *Model) EncodeFrame(ctx context.Context, f *media.Frame) (tensor.View[fl
 	if !m.Sees() {
 		return tensor.View[float32]{}, ErrBlind
 	}
-	tile, err := m.frameTile(f)
+	v := tensor.Make[float32](m.FrameTokens(), m.g.width)
+	return v, m.EncodeFrameInto(ctx, f, v.Data)
+}
+
+// EncodeFrameInto is EncodeFrame into dst, which has room for FrameTokens times
+// Width numbers. It allocates nothing, but for what a run takes that can be
+// stopped (see ort.Options). Frames take turns.
+func (m *Model) EncodeFrameInto(ctx context.Context, f *media.Frame, dst []float32) error {
+	if !m.Sees() {
+		return ErrBlind
+	}
+	if n := m.FrameTokens() * m.g.width; len(dst) < n {
+		return fmt.Errorf("vlm: room for %d numbers, a frame's tokens are %d", len(dst), n)
+	}
+	if err := m.front.begin(ctx); err != nil {
+		return err
+	}
+	defer m.front.end()
+	e, err := m.front.look(ctx, image(f))
 	if err != nil {
-		return tensor.View[float32]{}, err
+		return err
 	}
-	pre := &m.still
-	if m.films() {
-		pre = &m.video
-	}
-	v, newline, err := m.look(ctx, []vision.Image{tile}, pre)
-	if err != nil {
-		return v, err
-	}
-	v = v.At(0)
-	switch m.Layout {
-	case model.LlavaOneVision: // half the patches a side for videos
+	m.learn(e)
+	features := e.outputs[0].data
+	if m.Layout == model.LlavaOneVision {
 		n := m.cfg.side()
-		g := grid{n, n, v.Shape[1], v.Data}.resize((n+1)/2, (n+1)/2)
-		return tensor.Of(g.data, g.h*g.w, g.c)
-	case model.LlavaNext:
-		return tensor.Of(append(v.Data[:len(v.Data):len(v.Data)], newline...), v.Shape[0]+len(newline)/v.Shape[1], v.Shape[1])
+		grid{n, n, m.g.width, features}.resizeInto(dst, (n+1)/2, (n+1)/2)
+		return nil
 	}
-	return v, nil
+	copy(dst, features)
+	if m.Layout == model.LlavaNext {
+		copy(dst[len(features):], e.newline())
+	}
+	return nil
 }
 
 // Still is the visual tokens of one picture, looked at closely.
@@ -387,42 +421,47 @@ func (m *Model) stillTiles(f *media.Frame) (tiles []vision.Image, rows, cols int
 
 // look runs the vision encoder and connector over tiles of one size:
 // [tiles, tokens, width], and the newline's embedding if the export has it.
-func (m *Model) look(ctx context.Context, tiles []vision.Image, pre *vision.Config) (tensor.View[float32], []float32, error) {
-	n, w, h := len(tiles), tiles[0].W, tiles[0].H
-	pixels := make([]float32, 0, 3*n*w*h)
-	for _, t := range tiles {
-		pixels = pre.Pixels(pixels, t)
+func (m *Model) look(ctx context.Context, tiles []vision.Image, pre *vision.Config) (v tensor.View[float32], newline []float32, err error) {
+	e, err := m.newEye(len(tiles), tiles[0].W, tiles[0].H)
+	if err != nil {
+		return v, nil, err
 	}
-	out := tensor.Make[float32](n, m.perTile, m.g.width)
-	c := newCall(m.see)
-	defer c.close()
-	in, _ := has(m.see.Inputs, "pixel_values")
-	if len(in.Shape) == 5 {
-		c.floats("pixel_values", pixels, 1, n, 3, h, w)
-	} else {
-		c.floats("pixel_values", pixels, n, 3, h, w)
+	defer e.b.Close()
+	if err := e.look(ctx, tiles, pre); err != nil {
+		return v, nil, err
 	}
-	if _, ok := has(m.see.Inputs, "pixel_attention_mask"); ok {
-		bind(c, "pixel_attention_mask", slices.Repeat([]byte{1}, n*h*w), 1, n, h, w)
+	m.learn(e)
+	v, err = tensor.Of(e.outputs[0].data, len(tiles), m.perTile, m.g.width)
+	return v, e.newline(), err
+}
+
+// newEye makes an eye for n tiles of w by h: its outputs are the features, and
+// the newline's embedding if the export has it.
+func (m *Model) newEye(n, w, h int) (*eye, error) {
+	names, shapes := []string{"image_features"}, []tensor.Shape{{n, m.perTile, m.g.width}}
+	if f, _ := has(m.see.Outputs, names[0]); len(f.Shape) == 2 {
+		shapes[0] = tensor.Shape{n * m.perTile, m.g.width}
 	}
-	f, _ := has(m.see.Outputs, "image_features")
-	if len(f.Shape) == 2 {
-		c.floats(f.Name, out.Data, n*m.perTile, m.g.width)
-	} else {
-		c.floats(f.Name, out.Data, out.Shape...)
-	}
-	var newline []float32
 	if _, ok := has(m.see.Outputs, "image_newline"); ok {
-		newline = make([]float32, m.g.width)
-		c.floats("image_newline", newline, m.g.width)
+		names, shapes = append(names, "image_newline"), append(shapes, tensor.Shape{m.g.width})
 	}
-	if err := c.run(ctx); err != nil {
-		return out, nil, fmt.Errorf("vlm: look at a picture: %w", err)
+	return newEye(m.see, n, w, h, names, shapes...)
+}
+
+// newline is the embedding that ends a row, nil where the export has none.
+func (e *eye) newline() []float32 {
+	if len(e.outputs) < 2 {
+		return nil
 	}
-	if newline != nil {
-		m.newline.Store(&newline)
+	return e.outputs[1].data
+}
+
+// learn keeps the newline of the first picture: it is the same for all.
+func (m *Model) learn(e *eye) {
+	if n := e.newline(); n != nil && m.newline.Load() == nil {
+		kept := slices.Clone(n)
+		m.newline.Store(&kept)
 	}
-	return out, newline, nil
 }
 
 // embeddings gives [ids, width].

@@ -12,6 +12,7 @@ import (
 	"github.com/lookout-video/lookout/llm/tokenizer"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/model"
+	"github.com/lookout-video/lookout/tensor"
 )
 
 // Pair is a public model that puts pictures and texts into one space: CLIP or
@@ -27,6 +28,7 @@ type Pair struct {
 
 	pre         vision.Config
 	tok         *tokenizer.Tokenizer
+	front       *front
 	see, read   *ort.Session
 	image, text ort.Info
 	longest     int
@@ -105,6 +107,7 @@ func OpenPair(dir string, env *ort.Env, opt Options) (p *Pair, err error) {
 	if p.read, p.text, err = load("text_model", "text_embeds", "pooler_output"); err != nil {
 		return p, err
 	}
+	p.front = newFront(&p.pre, p.tile, p.newEye)
 	if a, b := dim(p.image, 1, 0), dim(p.text, 1, 0); a != b || a == 0 {
 		return p, fmt.Errorf("vlm: %s: pictures have width %d, texts %d: they are not of one model", dir, a, b)
 	}
@@ -116,27 +119,38 @@ func (p *Pair) Width() int { return dim(p.image, 1, 0) }
 
 // EmbedImage gives a picture's embedding, unit length.
 func (p *Pair) EmbedImage(ctx context.Context, f *media.Frame) ([]float32, error) {
-	m, err := p.prepare(f)
-	if err != nil {
-		return nil, err
-	}
-	pixels := p.pre.Pixels(make([]float32, 0, 3*m.W*m.H), m)
-	out := make([]float32, p.Width())
-	c := newCall(p.see)
-	defer c.close()
-	c.floats("pixel_values", pixels, 1, 3, m.H, m.W)
-	c.floats(p.image.Name, out, 1, len(out))
-	if err := c.run(ctx); err != nil {
-		return nil, fmt.Errorf("vlm: embed a picture: %w", err)
-	}
-	return unit(out)
+	v := make([]float32, p.Width())
+	return v, p.EmbedImageInto(ctx, f, v)
 }
 
-func (p *Pair) prepare(f *media.Frame) (vision.Image, error) {
-	if p.pre.Size.ShortestEdge > 0 {
-		return p.pre.CenterCrop(image(f))
+// EmbedImageInto is EmbedImage into dst, which has room for Width numbers. It
+// allocates nothing, but for what a run takes that can be stopped (see
+// ort.Options). Pictures take turns.
+func (p *Pair) EmbedImageInto(ctx context.Context, f *media.Frame, dst []float32) error {
+	if len(dst) < p.Width() {
+		return fmt.Errorf("vlm: room for %d numbers, an embedding has %d", len(dst), p.Width())
 	}
-	return p.pre.Square(image(f), vision.Pillow)
+	if err := p.front.begin(ctx); err != nil {
+		return err
+	}
+	defer p.front.end()
+	e, err := p.front.look(ctx, image(f))
+	if err != nil {
+		return err
+	}
+	_, err = unit(dst[:copy(dst, e.outputs[0].data)])
+	return err
+}
+
+func (p *Pair) newEye(n, w, h int) (*eye, error) {
+	return newEye(p.see, n, w, h, []string{p.image.Name}, tensor.Shape{n, p.Width()})
+}
+
+func (p *Pair) tile(k *vision.Work, m vision.Image) (vision.Image, error) {
+	if p.pre.Size.ShortestEdge > 0 {
+		return p.pre.CenterCrop(k, m)
+	}
+	return p.pre.Square(k, m, vision.Pillow)
 }
 
 // EmbedText gives each text's embedding, unit length. A text longer than the

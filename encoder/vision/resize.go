@@ -136,37 +136,42 @@ func plan(in, out int, f Filter, a Arithmetic) ([]taps, uint, error) {
 
 // Resize scales m to w by h.
 func Resize(m Image, w, h int, f Filter, a Arithmetic) (Image, error) {
+	return (*Work)(nil).Resize(m, w, h, f, a)
+}
+
+// Resize scales m to w by h.
+func (k *Work) Resize(m Image, w, h int, f Filter, a Arithmetic) (Image, error) {
 	if w <= 0 || h <= 0 || m.W <= 0 || m.H <= 0 || len(m.Pix) < 3*m.W*m.H {
 		return Image{}, fmt.Errorf("vision: cannot resize %dx%d to %dx%d", m.W, m.H, w, h)
 	}
 	// Between the passes samples are clipped, so their order can be seen.
 	// Pillow since 13.0 goes down first when that saves it much.
 	if a == Pillow && m.H > h && m.H-h > 2*(m.W-w) {
-		m, err := vertical(m, h, f, a)
+		m, err := k.vertical(m, h, f, a)
 		if err != nil {
 			return m, err
 		}
-		return horizontal(m, w, f, a)
+		return k.horizontal(m, w, f, a)
 	}
-	m, err := horizontal(m, w, f, a)
+	m, err := k.horizontal(m, w, f, a)
 	if err != nil {
 		return m, err
 	}
-	return vertical(m, h, f, a)
+	return k.vertical(m, h, f, a)
 }
 
-func horizontal(m Image, w int, f Filter, a Arithmetic) (Image, error) {
-	t, bits, err := plan(m.W, w, f, a)
+func (k *Work) horizontal(m Image, w int, f Filter, a Arithmetic) (Image, error) {
+	t, bits, err := k.plan(m.W, w, f, a)
 	if err != nil || w == m.W {
 		return m, err
 	}
-	out := Image{w, m.H, make([]byte, 3*w*m.H)}
+	out := Image{w, m.H, k.bytes(3 * w * m.H)}
 	for y := range m.H {
 		row, to := m.Pix[3*y*m.W:3*(y+1)*m.W], out.Pix[3*y*w:]
 		for x := range t {
 			r, g, b := int32(1)<<(bits-1), int32(1)<<(bits-1), int32(1)<<(bits-1)
-			for k, c := range t[x].weight {
-				p := row[3*(t[x].from+k):]
+			for i, c := range t[x].weight {
+				p := row[3*(t[x].from+i):]
 				r, g, b = r+c*int32(p[0]), g+c*int32(p[1]), b+c*int32(p[2])
 			}
 			to[3*x], to[3*x+1], to[3*x+2] = clip(r>>bits), clip(g>>bits), clip(b>>bits)
@@ -175,20 +180,20 @@ func horizontal(m Image, w int, f Filter, a Arithmetic) (Image, error) {
 	return out, nil
 }
 
-func vertical(m Image, h int, f Filter, a Arithmetic) (Image, error) {
-	t, bits, err := plan(m.H, h, f, a)
+func (k *Work) vertical(m Image, h int, f Filter, a Arithmetic) (Image, error) {
+	t, bits, err := k.plan(m.H, h, f, a)
 	if err != nil || h == m.H {
 		return m, err
 	}
 	n := 3 * m.W
-	out := Image{m.W, h, make([]byte, n*h)}
-	sum := make([]int32, n)
+	out := Image{m.W, h, k.bytes(n * h)}
+	sum := k.row(n)
 	for y := range t {
 		for i := range sum {
 			sum[i] = 1 << (bits - 1)
 		}
-		for k, c := range t[y].weight {
-			row := m.Pix[n*(t[y].from+k):][:n]
+		for j, c := range t[y].weight {
+			row := m.Pix[n*(t[y].from+j):][:n]
 			for i, p := range row {
 				sum[i] += c * int32(p)
 			}
@@ -204,8 +209,13 @@ func vertical(m Image, h int, f Filter, a Arithmetic) (Image, error) {
 func clip(x int32) byte { return byte(min(max(x, 0), 255)) }
 
 // Crop cuts the w by h picture at x, y out of m; what lies outside is black.
-func Crop(m Image, x, y, w, h int) Image {
-	out := Image{w, h, make([]byte, 3*w*h)}
+func Crop(m Image, x, y, w, h int) Image { return (*Work)(nil).crop(m, x, y, w, h) }
+
+func (k *Work) crop(m Image, x, y, w, h int) Image {
+	out := Image{w, h, k.bytes(3 * w * h)}
+	if x < 0 || y < 0 || x+w > m.W || y+h > m.H {
+		clear(out.Pix)
+	}
 	for row := max(0, -y); row < h && y+row < m.H; row++ {
 		from, to := max(0, x), min(m.W, x+w)
 		if from < to {

@@ -96,16 +96,16 @@ func (c *Config) Pixels(dst []float32, m Image) []float32 {
 }
 
 // Square resizes to the configured height and width (SigLIP).
-func (c *Config) Square(m Image, a Arithmetic) (Image, error) {
+func (c *Config) Square(k *Work, m Image, a Arithmetic) (Image, error) {
 	h, w := c.Size.Height, c.Size.Width
 	if h == 0 || w == 0 {
 		return Image{}, fmt.Errorf("vision: preprocessor config: size has no height and width")
 	}
-	return Resize(m, w, h, c.Resample, a)
+	return k.Resize(m, w, h, c.Resample, a)
 }
 
 // CenterCrop resizes the shortest edge and cuts the middle out (CLIP).
-func (c *Config) CenterCrop(m Image) (Image, error) {
+func (c *Config) CenterCrop(k *Work, m Image) (Image, error) {
 	var err error
 	if is(c.DoResize) {
 		switch s := c.Size; {
@@ -116,9 +116,9 @@ func (c *Config) CenterCrop(m Image) (Image, error) {
 			} else {
 				w = s.ShortestEdge * m.W / m.H
 			}
-			m, err = Resize(m, w, h, c.Resample, Pillow)
+			m, err = k.Resize(m, w, h, c.Resample, Pillow)
 		case s.Height > 0 && s.Width > 0:
-			m, err = Resize(m, s.Width, s.Height, c.Resample, Pillow)
+			m, err = k.Resize(m, s.Width, s.Height, c.Resample, Pillow)
 		default:
 			err = fmt.Errorf("vision: preprocessor config: size has no shortest_edge")
 		}
@@ -132,7 +132,7 @@ func (c *Config) CenterCrop(m Image) (Image, error) {
 		if w > m.W || h > m.H { // the reference pads, half a pixel the other way
 			x, y = -((w - m.W + 1) / 2), -((h - m.H + 1) / 2)
 		}
-		m = Crop(m, x, y, w, h)
+		m = k.crop(m, x, y, w, h)
 	}
 	return m, nil
 }
@@ -159,10 +159,10 @@ func longest(w, h, side int) (int, int) {
 func (c *Config) Split(m Image) (tiles []Image, rows, cols int, err error) {
 	side := c.MaxImageSize.LongestEdge
 	if !is(c.DoImageSplit) {
-		whole, err := c.Whole(m)
+		whole, err := c.Whole(nil, m)
 		return []Image{whole}, 0, 0, err
 	}
-	if m, err = c.fit(m); err != nil {
+	if m, err = c.fit(nil, m); err != nil {
 		return nil, 0, 0, err
 	}
 	up := func(n int) int { return (n + side - 1) / side * side }
@@ -193,16 +193,16 @@ func (c *Config) Split(m Image) (tiles []Image, rows, cols int, err error) {
 }
 
 // Whole prepares a picture for that family as one tile.
-func (c *Config) Whole(m Image) (Image, error) {
-	m, err := c.fit(m)
+func (c *Config) Whole(k *Work, m Image) (Image, error) {
+	m, err := c.fit(k, m)
 	if err != nil {
 		return m, err
 	}
-	return Resize(m, c.MaxImageSize.LongestEdge, c.MaxImageSize.LongestEdge, c.Resample, Pillow)
+	return k.Resize(m, c.MaxImageSize.LongestEdge, c.MaxImageSize.LongestEdge, c.Resample, Pillow)
 }
 
 // fit resizes a picture to the size at which it is split.
-func (c *Config) fit(m Image) (Image, error) {
+func (c *Config) fit(k *Work, m Image) (Image, error) {
 	if c.MaxImageSize.LongestEdge == 0 || c.Size.LongestEdge == 0 && c.Size.Height == 0 {
 		return m, fmt.Errorf("vision: preprocessor config: max_image_size or size is missing")
 	}
@@ -214,7 +214,7 @@ func (c *Config) fit(m Image) (Image, error) {
 		w, h = longest(m.W, m.H, c.Size.LongestEdge)
 		w, h = below(w, h)
 	}
-	return Resize(m, w, h, c.Resample, Pillow)
+	return k.Resize(m, w, h, c.Resample, Pillow)
 }
 
 // below keeps a size within the reference's bound.
@@ -231,7 +231,7 @@ func below(w, h int) (int, int) {
 
 // VideoFrame prepares one frame of a video for the SmolVLM family: never
 // split, resized twice as the reference does it.
-func (c *Config) VideoFrame(m Image) (Image, error) {
+func (c *Config) VideoFrame(k *Work, m Image) (Image, error) {
 	side := c.MaxImageSize.LongestEdge
 	f := c.Resample
 	if f == Lanczos {
@@ -241,11 +241,11 @@ func (c *Config) VideoFrame(m Image) (Image, error) {
 	if c.Size.LongestEdge > 0 {
 		w, h = longest(m.W, m.H, min(maxSide, c.Size.LongestEdge))
 	}
-	m, err := Resize(m, w, h, f, PyTorch)
+	m, err := k.Resize(m, w, h, f, PyTorch)
 	if err != nil || side == 0 {
 		return m, err
 	}
-	return Resize(m, side, side, f, PyTorch)
+	return k.Resize(m, side, side, f, PyTorch)
 }
 
 // Best is the grid (height, width) that shows most of a w by h picture and

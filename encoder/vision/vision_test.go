@@ -73,6 +73,49 @@ func TestParseConfigRefuses(t *testing.T) {
 	}
 }
 
+// A Work gives what is made anew, whatever it prepared before, and allocates for
+// the first picture only.
+func TestWorkIsUsedAgain(t *testing.T) {
+	yes := true
+	c := Config{Size: Size{ShortestEdge: 20, LongestEdge: 40, Height: 20, Width: 24}, CropSize: Size{Height: 28, Width: 16}, MaxImageSize: Size{LongestEdge: 16}, Resample: Lanczos, DoResize: &yes}
+	var k Work
+	for name, prepare := range map[string]func(*Work, Image) (Image, error){
+		"whole": c.Whole, "video": c.VideoFrame, "crop": c.CenterCrop,
+		"square": func(k *Work, m Image) (Image, error) { return c.Square(k, m, PyTorch) },
+	} {
+		for i, size := range [][2]int{{64, 36}, {30, 90}, {64, 36}, {20, 20}, {300, 40}} {
+			m := gradient(size[0], size[1])
+			for j := range m.Pix {
+				m.Pix[j] += byte(31 * i)
+			}
+			want, err := prepare(nil, m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			k.Reset()
+			got, err := prepare(&k, m)
+			if err != nil || got.W != want.W || got.H != want.H || !bytes.Equal(got.Pix, want.Pix) {
+				t.Errorf("%s of picture %d: %dx%d, made anew %dx%d, or other pixels: %v", name, i, got.W, got.H, want.W, want.H, err)
+			}
+			if n := testing.AllocsPerRun(5, func() {
+				k.Reset()
+				_, _ = prepare(&k, m)
+			}); n > 0 {
+				t.Errorf("%s: %v allocations", name, n)
+			}
+		}
+	}
+	for i := range 3 * mostPlans {
+		k.Reset()
+		if _, err := k.Resize(gradient(5, 4), i+1, 3, Bicubic, Pillow); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(k.plans) > mostPlans {
+		t.Errorf("%d plans are kept", len(k.plans))
+	}
+}
+
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"image_mean":[0.5,0.5,0.5],"image_std":[0.5,0.5,0.5],"size":{"longest_edge":64},"max_image_size":{"longest_edge":32},"image_grid_pinpoints":[[32,64]]}`), uint8(9), uint8(7))
 	f.Fuzz(func(t *testing.T, data []byte, w, h uint8) {
@@ -87,9 +130,10 @@ func FuzzParseConfig(f *testing.F) {
 		}
 		m := gradient(int(w)+1, int(h)+1)
 		_, _, _, _ = c.Split(m)
-		_, _ = c.VideoFrame(m)
-		_, _ = c.CenterCrop(m)
-		_, _ = c.Square(m, Pillow)
+		var k Work
+		_, _ = c.VideoFrame(&k, m)
+		_, _ = c.CenterCrop(&k, m)
+		_, _ = c.Square(nil, m, Pillow)
 		if c.CropSize.Height == 0 || c.CropSize.Height > 8 {
 			_, _ = c.AnyRes(m)
 		}

@@ -3,9 +3,14 @@
 package engine // the race detector lets pools forget what they hold
 
 import (
+	"context"
+	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/internal/testmodel"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/pipeline"
 )
@@ -14,14 +19,45 @@ import (
 // encoder, temporal memory and session, with an old frame leaving the window.
 func TestAFrameAllocatesNothing(t *testing.T) {
 	e, deps := open(t)
-	l, err := pipeline.NewLooker(e.Models, deps.Batcher, 1.5)
+	i := e.Models.Info
+	lookAllocatesNothing(t, e.Models, deps.Batcher, i.Width, i.Height)
+}
+
+// Nor does one that a public model looks at, which it does at the source's size.
+func TestAPublicFrameAllocatesNothing(t *testing.T) {
+	for _, name := range []string{"smolvlm-a", "llava_next-a", "llava_onevision-a", "clip-a"} {
+		t.Run(name, func(t *testing.T) {
+			c := configs.Default()
+			c.Model = testmodel.Unpack(t, "../../vlm/testdata/"+name+".tar.gz")
+			e, err := Open(c, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := pipeline.NewBatcher(e.Models.Encoder, e.Models.Info, 1)
+			ctx, cancel := context.WithCancel(context.Background())
+			var wg sync.WaitGroup
+			wg.Go(func() { _ = b.Run(ctx) })
+			defer func() {
+				cancel()
+				wg.Wait()
+				if err := e.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			lookAllocatesNothing(t, e.Models, b, 160, 90)
+		})
+	}
+}
+
+func lookAllocatesNothing(t *testing.T, m *pipeline.Models, b *pipeline.Batcher, w, h int) {
+	t.Helper()
+	l, err := pipeline.NewLooker(m, b, 1.5)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	i := e.Models.Info
 	var f media.Frame
-	f.Reset(i.Width, i.Height)
+	f.Reset(w, h)
 	n, ctx := 0, t.Context()
 	look := func() {
 		n++
@@ -34,7 +70,7 @@ func TestAFrameAllocatesNothing(t *testing.T) {
 			t.Fatalf("frame %d: %+v, %v", n, seen, err)
 		}
 	}
-	for range 2 * i.Window {
+	for range 2*m.Info.Window + 2 {
 		look()
 	}
 	if got := testing.AllocsPerRun(20, look); got != 0 {

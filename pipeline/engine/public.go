@@ -46,22 +46,20 @@ func (e *Engine) openPublic(c configs.Config) error {
 	if !m.Sees() {
 		return fmt.Errorf("%s: a language model sees no pictures; use it with `lookout chat`, or name a model that has a vision encoder", c.Model)
 	}
-	// How many tokens a frame becomes is known once one has.
 	blank := &media.Frame{}
 	blank.Reset(64, 64)
-	v, err := m.EncodeFrame(context.Background(), blank)
-	if err != nil {
+	if _, err := m.EncodeFrame(context.Background(), blank); err != nil {
 		return fmt.Errorf("%s: try the vision encoder: %w", c.Model, err)
 	}
 	e.Models = &pipeline.Models{
-		Info:    pipeline.ModelInfo{Name: filepath.Base(c.Model), Hash: configHash(c.Model), FPS: publicFPS, Window: publicWindow, Patches: v.Shape[0], Dim: v.Shape[1]},
+		Info:    pipeline.ModelInfo{Name: filepath.Base(c.Model), Hash: configHash(c.Model), FPS: publicFPS, Window: publicWindow, Patches: m.FrameTokens(), Dim: m.Width()},
 		Encoder: publicEyes{m},
 		NewSession: func() (pipeline.Session, error) {
 			s, err := m.NewSession()
 			if err != nil {
 				return nil, err
 			}
-			return publicSession{s}, nil
+			return &publicSession{s: s}, nil
 		},
 	}
 	return nil
@@ -82,32 +80,38 @@ type publicEyes struct{ m *vlm.Model }
 
 func (a publicEyes) Encode(ctx context.Context, frames []*media.Frame, dst *pipeline.Encoded) error {
 	for i, f := range frames {
-		v, err := a.m.EncodeFrame(ctx, f)
-		if err != nil {
+		if err := a.m.EncodeFrameInto(ctx, f, dst.Tokens.At(i).Data); err != nil {
 			return err
 		}
-		n := v.Shape.Len()
-		copy(dst.Tokens.Data[i*n:(i+1)*n], v.Data)
 	}
 	return nil
 }
 
-type publicSession struct{ s *vlm.Session }
+// publicSession keeps the visual tokens of its window, which vlm.Session holds on
+// to, and those of the frame that comes.
+type publicSession struct {
+	s    *vlm.Session
+	kept [publicWindow + 1][]float32
+	at   int
+}
 
-var _ pipeline.Thrifty = publicSession{}
+var _ pipeline.Thrifty = (*publicSession)(nil)
 
-func (s publicSession) Reduce(above float64) { s.s.Reduce(above) }
+func (s *publicSession) Reduce(above float64) { s.s.Reduce(above) }
 
-func (s publicSession) Reduced() pipeline.VisualTokens {
+func (s *publicSession) Reduced() pipeline.VisualTokens {
 	return pipeline.VisualTokens(s.s.Reduced())
 }
 
-func (s publicSession) Append(ctx context.Context, f *media.Frame, visual tensor.View[float32]) error {
-	// The session keeps the tokens; the caller uses its own again.
-	return s.s.AppendFrame(ctx, tensor.View[float32]{Shape: visual.Shape, Data: slices.Clone(visual.Data)}, f.At)
+func (s *publicSession) Append(ctx context.Context, f *media.Frame, visual tensor.View[float32]) error {
+	// The caller uses its memory again; the window's oldest frame is done with its own.
+	kept := &s.kept[s.at]
+	*kept = append((*kept)[:0], visual.Data...)
+	s.at = (s.at + 1) % len(s.kept)
+	return s.s.AppendFrame(ctx, tensor.View[float32]{Shape: visual.Shape, Data: *kept}, f.At)
 }
 
-func (s publicSession) Generate(ctx context.Context, r pipeline.Request) iter.Seq2[pipeline.Piece, error] {
+func (s *publicSession) Generate(ctx context.Context, r pipeline.Request) iter.Seq2[pipeline.Piece, error] {
 	if r.Task == pipeline.Describe && r.Text == "" {
 		r.Text = publicPrompt
 	}
@@ -120,12 +124,12 @@ func (s publicSession) Generate(ctx context.Context, r pipeline.Request) iter.Se
 	}
 }
 
-func (s publicSession) Reset() error {
+func (s *publicSession) Reset() error {
 	s.s.Reset()
 	return nil
 }
 
-func (s publicSession) Close() error { return s.s.Close() }
+func (s *publicSession) Close() error { return s.s.Close() }
 
 // openPair loads CLIP or SigLIP: labels and search, no words.
 func (e *Engine) openPair(c configs.Config) error {
@@ -147,11 +151,9 @@ type pairEyes struct{ p *vlm.Pair }
 
 func (a pairEyes) Encode(ctx context.Context, frames []*media.Frame, dst *pipeline.Encoded) error {
 	for i, f := range frames {
-		v, err := a.p.EmbedImage(ctx, f)
-		if err != nil {
+		if err := a.p.EmbedImageInto(ctx, f, dst.Image.At(i).Data); err != nil {
 			return err
 		}
-		copy(dst.Image.Data[i*len(v):], v)
 	}
 	return nil
 }
