@@ -182,7 +182,8 @@ func readInfo(b []byte) (Info, error) {
 	return info, err
 }
 
-// fields walks one protobuf message. b is nil for numbers.
+// fields walks one protobuf message. b is nil for numbers, but for those of four
+// bytes.
 func fields(msg []byte, f func(num, v uint64, b []byte) error) error {
 	for len(msg) > 0 {
 		key, n := binary.Uvarint(msg)
@@ -213,6 +214,9 @@ func fields(msg []byte, f func(num, v uint64, b []byte) error) error {
 		}
 		if n > len(msg) {
 			return errGraph
+		}
+		if key&7 == 5 {
+			b = msg[:n:n]
 		}
 		msg = msg[n:]
 		if err := f(key>>3, v, b); err != nil {

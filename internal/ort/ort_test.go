@@ -453,7 +453,7 @@ func TestMemoryIsFlat(t *testing.T) {
 }
 
 func FuzzReadGraph(f *testing.F) {
-	for _, n := range []string{"add.onnx", "types.onnx", "slow.onnx", "weights.onnx"} {
+	for _, n := range []string{"add.onnx", "types.onnx", "slow.onnx", "weights.onnx", "attention.onnx", "attention_partial.onnx"} {
 		b, err := os.ReadFile(filepath.Join("testdata", n))
 		if err != nil {
 			f.Fatal(err)
@@ -464,6 +464,9 @@ func FuzzReadGraph(f *testing.F) {
 		ins, outs, _, err := readGraph(b)
 		if err == nil && (len(ins) == 0 || len(outs) == 0) {
 			t.Fatal("a graph without inputs or outputs")
+		}
+		if scale, tables, err := unscale(b); err == nil && (len(tables) != 0) != (scale != 0) {
+			t.Fatalf("scale %v, %d tables", scale, len(tables))
 		}
 	})
 }

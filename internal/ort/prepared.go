@@ -39,7 +39,7 @@ func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.
 		return e.build(src, level, "", s)
 	}
 	if _, err := os.Stat(keep); err == nil {
-		kept, err := e.build(Source{Path: filepath.Join(keep, preparedGraph)}, ortgo.GraphOptimizationLevelDisableAll, "", s)
+		kept, err := e.kept(keep, s)
 		if err == nil {
 			now := time.Now()
 			_ = os.Chtimes(keep, now, now) // tells prune that it is in use
@@ -99,6 +99,12 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) (*ortgo.D
 	if err != nil {
 		return nil, err
 	}
+	quick := false
+	if !e.cuda {
+		if quick, err = quicken(tmp); err != nil {
+			return fresh, err
+		}
+	}
 	for _, name := range []string{preparedGraph, preparedWeights} {
 		if err := settle(filepath.Join(tmp, name)); err != nil && !os.IsNotExist(err) { // a small graph has no weights beside it
 			return fresh, err
@@ -112,7 +118,18 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) (*ortgo.D
 			return fresh, err
 		}
 	}
+	if quick { // the first session too
+		if better, err := e.kept(keep, s); err == nil {
+			free(fresh)
+			fresh = better
+		}
+	}
 	return fresh, prune(e.cfg.CacheDir, e.cfg.CacheBytes, keep)
+}
+
+// kept builds the session from the folder of a prepared graph.
+func (e *Env) kept(keep string, s *Session) (*ortgo.DynamicAdvancedSession, error) {
+	return e.build(Source{Path: filepath.Join(keep, preparedGraph)}, ortgo.GraphOptimizationLevelDisableAll, "", s)
 }
 
 // settle waits until a file is on the disk: a crash after the rename must not
@@ -223,7 +240,7 @@ func roomFor(dir string, n int64) bool {
 // preparedName is the name of a graph prepared by this library on this kind of
 // machine: layouts chosen for one CPU are wrong for another.
 func preparedName(id, version, device string) string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{"2", id, version, device, cpuID()}, "\n")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{"3", id, version, device, cpuID()}, "\n")))
 	return hex.EncodeToString(sum[:12])
 }
 

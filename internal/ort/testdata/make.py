@@ -1,6 +1,7 @@
 """Makes the small graphs of the tests of internal/ort. Needs: pip install -r train/requirements.txt"""
 import os
 
+import numpy as np
 from onnx import TensorProto as T, checker, helper as h, save
 
 here = os.path.dirname(os.path.abspath(__file__))
@@ -38,3 +39,17 @@ g = h.make_graph([h.make_node("MatMul", ["x", "w"], ["y"])], "weights", [h.make_
 m = h.make_model(g, opset_imports=[h.make_opsetid("", 17)], ir_version=9, producer_name="lookout-test")
 save(m, os.path.join(here, "weights.onnx"), save_as_external_data=True, location="weights.bin", size_threshold=0)
 os.remove(os.path.join(here, "weights.bin"))  # the tests write theirs
+
+# Attention over one token and more behind a cache of 32 places, as public decoders have it: two heads share one of keys, 32 wide. The tables of its
+# rotation are large enough (1 KiB) to go into the file of weights when it is prepared. In the second a part of each head is not turned.
+for name, turned in (("attention", 32), ("attention_partial", 16)):
+    angle = np.outer(np.arange(32), 1e4 ** (-np.arange(turned // 2) / (turned // 2))).astype(np.float32)
+    kv, n = ["batch", 1, 32, 32], turned // 2
+    nodes = [h.make_node("GroupQueryAttention", ["qkv", "", "", "past_key_values.0.key", "past_key_values.0.value", "used", "total", "cos", "sin"],
+                         ["out", "present.0.key", "present.0.value"], domain="com.microsoft", num_heads=2, kv_num_heads=1, scale=32**-0.5, do_rotary=1)]
+    g = h.make_graph(nodes, name, [h.make_tensor_value_info(*t) for t in (("qkv", T.FLOAT, ["batch", "n", 128]), ("past_key_values.0.key", T.FLOAT, kv),
+                                                                          ("past_key_values.0.value", T.FLOAT, kv), ("used", T.INT32, ["batch"]), ("total", T.INT32, [1]))],
+                     [h.make_tensor_value_info(*t) for t in (("out", T.FLOAT, ["batch", "n", 64]), ("present.0.key", T.FLOAT, kv), ("present.0.value", T.FLOAT, kv))],
+                     [h.make_tensor("cos", T.FLOAT, [32, n], np.cos(angle).tobytes(), raw=True), h.make_tensor("sin", T.FLOAT, [32, n], np.sin(angle).tobytes(), raw=True)])
+    save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"),
+         os.path.join(here, name + ".onnx"))

@@ -1,0 +1,244 @@
+package ort
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+)
+
+// quicken changes a prepared graph so that reading one token costs less, and
+// tells whether it did. The library multiplies a single row as it is where the
+// product is not scaled, but packs the whole matrix anew where it is: and
+// GroupQueryAttention scales the product of a query and all keys, by its
+// attribute. Queries and keys are turned by the same two tables before. With the
+// root of the scale in the tables, the attribute can be 1. For one token behind
+// 512 of a SmolLM2-135M attention then takes 106 us a layer in place of 154. The
+// keys in the cache are smaller by the root; nothing but the graph reads them.
+func quicken(dir string) (bool, error) {
+	path := filepath.Join(dir, preparedGraph)
+	model, err := os.ReadFile(path)
+	if err != nil {
+		return false, err
+	}
+	scale, tables, err := unscale(model)
+	if err != nil || tables == nil {
+		return false, err
+	}
+	root := float32(math.Sqrt(float64(scale)))
+	for _, t := range tables {
+		if t.raw != nil {
+			multiply(t.raw, root)
+			continue
+		}
+		if err := multiplyFile(filepath.Join(dir, preparedWeights), t, root); err != nil {
+			return false, err
+		}
+	}
+	return true, os.WriteFile(path, model, 0o644)
+}
+
+// attention is what the GroupQueryAttention nodes of a graph have in common.
+type attention struct {
+	scale  float32
+	half   int       // columns of a table that turns whole heads
+	tables [2]string // cosines and sines
+}
+
+// table is a tensor: its bytes in the graph, or where they are in the file of
+// weights.
+type table struct {
+	raw          []byte
+	offset, size int64
+	columns      int // 0: not a matrix of float32
+}
+
+// unscale sets the scale of all attention in model, which it changes, to 1, and
+// tells what it was and the tables that can make up for it: none where the graph
+// is not of the kind for which that is the same, and then nothing is changed.
+func unscale(model []byte) (scale float32, tables []table, err error) {
+	inputs, _, _, err := readGraph(model)
+	if err != nil {
+		return 0, nil, err
+	}
+	var a *attention
+	var scales [][]byte
+	others := map[string]bool{} // what other nodes read
+	tensors := map[string]table{}
+	fits := true
+	node := func(n operator) {
+		fits = fits && !n.nested
+		if n.op != "GroupQueryAttention" {
+			for _, in := range n.inputs {
+				others[in] = true
+			}
+			return
+		}
+		if len(n.inputs) < 9 || !n.turns || n.scale == nil {
+			fits = false
+			return
+		}
+		one := attention{scale: float(n.scale), tables: [2]string(n.inputs[7:9])}
+		if past, err := find(inputs, n.inputs[3]); err == nil && len(inputs[past].Shape) == 4 {
+			one.half = inputs[past].Shape[3] / 2
+		}
+		if a == nil {
+			a = &one
+		}
+		fits = fits && one == *a && one.half > 0 && one.scale > 0 && one.scale != 1 && one.tables[0] != one.tables[1]
+		scales = append(scales, n.scale)
+	}
+	err = fields(model, func(num, _ uint64, b []byte) error {
+		if num != 7 {
+			return nil
+		}
+		return fields(b, func(num, _ uint64, b []byte) error {
+			switch num {
+			case 1:
+				n, err := readNode(b)
+				node(n)
+				return err
+			case 5:
+				name, t, err := readTable(b)
+				tensors[name] = t
+				return err
+			}
+			return nil
+		})
+	})
+	if err != nil || a == nil || !fits {
+		return 0, nil, err
+	}
+	for _, name := range a.tables {
+		t := tensors[name]
+		// Heads that are turned in part only would be scaled in part only.
+		if others[name] || t.columns != a.half || t.raw == nil && t.size == 0 {
+			return 0, nil, nil
+		}
+		tables = append(tables, t)
+	}
+	for _, s := range scales {
+		binary.LittleEndian.PutUint32(s, math.Float32bits(1))
+	}
+	return a.scale, tables, nil
+}
+
+// operator is a NodeProto.
+type operator struct {
+	op     string
+	inputs []string
+	scale  []byte // the attribute's four bytes
+	turns  bool   // queries and keys
+	nested bool   // holds a graph of its own
+}
+
+func readNode(b []byte) (n operator, err error) {
+	err = fields(b, func(num, _ uint64, b []byte) error {
+		switch num {
+		case 1:
+			n.inputs = append(n.inputs, string(b))
+		case 4:
+			n.op = string(b)
+		case 5: // AttributeProto
+			var name string
+			var number []byte
+			var whole uint64
+			err := fields(b, func(num, v uint64, b []byte) error {
+				switch num {
+				case 1:
+					name = string(b)
+				case 2:
+					if len(b) == 4 {
+						number = b
+					}
+				case 3:
+					whole = v
+				case 6, 11:
+					n.nested = true
+				}
+				return nil
+			})
+			switch name {
+			case "scale":
+				n.scale = number
+			case "do_rotary":
+				n.turns = whole == 1
+			}
+			return err
+		}
+		return nil
+	})
+	return n, err
+}
+
+// readTable reads a TensorProto.
+func readTable(b []byte) (name string, t table, err error) {
+	var dims []int
+	var kind uint64
+	err = fields(b, func(num, v uint64, b []byte) error {
+		switch num {
+		case 1:
+			dims = append(dims, int(v))
+		case 2:
+			kind = v
+		case 8:
+			name = string(b)
+		case 9:
+			t.raw = b
+		case 13: // StringStringEntryProto
+			var key, value string
+			err := fields(b, func(num, _ uint64, b []byte) error {
+				switch num {
+				case 1:
+					key = string(b)
+				case 2:
+					value = string(b)
+				}
+				return nil
+			})
+			n, _ := strconv.ParseInt(value, 10, 64)
+			switch key {
+			case "offset":
+				t.offset = n
+			case "length":
+				t.size = n
+			}
+			return err
+		}
+		return nil
+	})
+	if kind == codeFloat32 && len(dims) == 2 {
+		t.columns = dims[1]
+	}
+	return name, t, err
+}
+
+func float(b []byte) float32 { return math.Float32frombits(binary.LittleEndian.Uint32(b)) }
+
+func multiply(floats []byte, by float32) {
+	for i := 0; i+4 <= len(floats); i += 4 {
+		binary.LittleEndian.PutUint32(floats[i:], math.Float32bits(float(floats[i:])*by))
+	}
+}
+
+func multiplyFile(path string, t table, by float32) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	fi, err := f.Stat()
+	if err == nil && (t.offset < 0 || t.size < 0 || t.size > fi.Size()-t.offset) {
+		err = fmt.Errorf("%s is cut off", path)
+	}
+	if err == nil {
+		b := make([]byte, t.size)
+		if _, err = f.ReadAt(b, t.offset); err == nil {
+			multiply(b, by)
+			_, err = f.WriteAt(b, t.offset)
+		}
+	}
+	return errors.Join(err, f.Close())
+}
