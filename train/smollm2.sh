@@ -3,7 +3,8 @@
 # and as much again as the Python libraries are, which go to an environment of their own in ~/.cache/lookout.
 #
 # Usage: train/smollm2.sh           makes the model, once, for `lookout chat --model local/smollm2-135m`
-#        train/smollm2.sh server    serves it as an OpenAI-compatible server would, and runs the test of llm/openai against it
+#        train/smollm2.sh server    serves it as an OpenAI-compatible server would, beside a small LLaVA of random weights that
+#                                   sees pictures, and runs the tests of llm/openai against both
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${LOOKOUT_CACHE:-$HOME/.cache/lookout}
@@ -17,13 +18,16 @@ python=$cache/smollm2-venv/bin/python
 
 port=${PORT:-8123}
 log=$(mktemp)
+eyes=$(mktemp -d)
+"$python" "$here/goldens/models_golden.py" --checkpoint "$eyes"
 # Offline, or the server would look for a model that it does not have on a hub, for minutes.
 HF_HUB_OFFLINE=1 "$python" -m transformers.commands.transformers_cli serve --host 127.0.0.1 --port "$port" --device cpu >"$log" 2>&1 &
 server=$! # on a mere TERM it would wait for answers that got stuck
-trap 'kill -9 $server 2>/dev/null; rm -f "$log"' EXIT
+trap 'kill -9 $server 2>/dev/null; rm -rf "$log" "$eyes"' EXIT
 until "$python" -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$port/health', timeout=2)" 2>/dev/null; do
     kill -0 $server 2>/dev/null || { cat "$log" >&2; exit 1; }
     sleep 1
 done
 cd "$here/.."
-LOOKOUT_TEST_OPENAI_URL=http://127.0.0.1:$port/v1 LOOKOUT_TEST_OPENAI_MODEL=$model go test -count=1 ./llm/openai -run RealServer -v || { tail -50 "$log" >&2; exit 1; }
+LOOKOUT_TEST_OPENAI_URL=http://127.0.0.1:$port/v1 LOOKOUT_TEST_OPENAI_MODEL=$model LOOKOUT_TEST_OPENAI_VISION_MODEL=$eyes \
+    go test -count=1 ./llm/openai -run RealServer -v || { tail -50 "$log" >&2; exit 1; }

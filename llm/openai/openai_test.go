@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"image/color"
 	"image/jpeg"
 	"io"
 	"math"
@@ -458,4 +459,73 @@ func TestRealServer(t *testing.T) {
 			t.Errorf("%v", last)
 		}
 	})
+}
+
+// A real server that sees: LOOKOUT_TEST_OPENAI_VISION_MODEL names one of its
+// models. Its weights may be random, as they are in `make smollm2-server`: it
+// answers the same to the same pictures, and otherwise to others.
+func TestRealServerSees(t *testing.T) {
+	address, name := os.Getenv("LOOKOUT_TEST_OPENAI_URL"), os.Getenv("LOOKOUT_TEST_OPENAI_VISION_MODEL")
+	if address == "" || name == "" {
+		t.Skip("NOT TESTED: LOOKOUT_TEST_OPENAI_VISION_MODEL is not set; `make smollm2-server` starts a real server and sets it")
+	}
+	e, err := Open(Config{URL: address, Model: name, Timeout: 3 * time.Minute, Stall: 2 * time.Minute, Retries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := e.NewSession()
+	defer func() {
+		if err := errors.Join(s.Close(), e.Close()); err != nil {
+			t.Error(err)
+		}
+	}()
+	// look shows frames of these colours, the newest last, and asks about them.
+	look := func(colours ...color.RGBA) string {
+		t.Helper()
+		s.Reset()
+		for _, c := range colours {
+			f := &media.Frame{}
+			f.Reset(64, 48)
+			for i := range 64 * 48 {
+				if i%64 < 32 { // the left half
+					f.Pix[3*i], f.Pix[3*i+1], f.Pix[3*i+2] = c.R, c.G, c.B
+				}
+			}
+			if err := s.AppendFrame(t.Context(), f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, last := "", Piece{}
+		for p, err := range s.Generate(t.Context(), Request{Question: "What is there?", System: "Be short.", MaxTokens: 24}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			text += p.Text
+			last = p
+		}
+		t.Logf("%v: %q, %s", colours, text, last.Stop)
+		if text == "" || last.Stop == "" {
+			t.Errorf("%q, stop %q", text, last.Stop)
+		}
+		return text
+	}
+	red, green := color.RGBA{R: 255}, color.RGBA{G: 255}
+	first := look(red)
+	for what, c := range map[string]struct {
+		said string
+		same bool
+	}{
+		"the same picture":      {look(red), true},
+		"another picture":       {look(green), false},
+		"a second picture":      {look(red, green), false},
+		"two, the other way":    {look(green, red), false},
+		"the first one at last": {look(red), true},
+	} {
+		if (c.said == first) != c.same {
+			t.Errorf("%s: %q, the first: %q", what, c.said, first)
+		}
+	}
+	if a, b := look(red, green), look(green, red); a == b {
+		t.Errorf("the order of two pictures does not matter: %q", a)
+	}
 }

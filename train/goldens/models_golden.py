@@ -665,6 +665,7 @@ def main():
     sizes_of = json.loads(args.sizes.read_text())
     if args.checkpoint:
         model, _, proc = llava_model(dict(sizes_of["llava"][0]))
+        proc.tokenizer.model_input_names = ["input_ids", "attention_mask"]
         model.save_pretrained(args.checkpoint)
         proc.save_pretrained(args.checkpoint)
         return
