@@ -124,7 +124,7 @@ func (r *Runner) usePublic(dir string, opt vlm.Options) (*vlm.Model, error) {
 		return nil, err
 	}
 	if r.env == nil {
-		env, err := ort.Open(ort.Config{Device: "cpu", Threads: r.cfg.Threads, Logger: r.cfg.Log})
+		env, err := ort.Open(ort.Config{Device: "cpu", Threads: r.cfg.Threads, CacheDir: engine.PreparedDir(), Logger: r.cfg.Log})
 		if err != nil {
 			return nil, err
 		}

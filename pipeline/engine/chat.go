@@ -26,7 +26,7 @@ func OpenChat(c configs.Config, log *slog.Logger) (_ *Chat, err error) {
 	if err != nil {
 		return nil, err
 	}
-	env, err := ort.Open(ort.Config{Device: c.Device, Threads: c.Threads, CacheDir: preparedDir(), Logger: log})
+	env, err := ort.Open(ort.Config{Device: c.Device, Threads: c.Threads, CacheDir: PreparedDir(), Logger: log})
 	if err != nil {
 		return nil, err
 	}

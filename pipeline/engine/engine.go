@@ -39,8 +39,13 @@ type Engine struct {
 
 // Open loads what the configuration names. Only one Engine may be open in a
 // process.
-func Open(c configs.Config, log *slog.Logger) (_ *Engine, err error) {
-	env, err := ort.Open(ort.Config{Device: c.Device, Threads: c.Threads, CacheDir: preparedDir(), Logger: log})
+func Open(c configs.Config, log *slog.Logger) (*Engine, error) { return open(c, log, false) }
+
+// OpenAlone is Open for one stream at a time, which gets all threads.
+func OpenAlone(c configs.Config, log *slog.Logger) (*Engine, error) { return open(c, log, true) }
+
+func open(c configs.Config, log *slog.Logger, alone bool) (_ *Engine, err error) {
+	env, err := ort.Open(ort.Config{Device: c.Device, Threads: c.Threads, Alone: alone, CacheDir: PreparedDir(), Logger: log})
 	if err != nil {
 		return nil, err
 	}
@@ -152,9 +157,9 @@ func keep[T io.Closer](e *Engine, open func(*model.Bundle, *ort.Env) (T, error),
 // which something is going on nearly all lie above it, of idle ones below.
 const speakAt = 0.02
 
-// preparedDir is where graphs prepared for this machine are kept; none when the
+// PreparedDir is where graphs prepared for this machine are kept; none when the
 // user has no cache folder.
-func preparedDir() string {
+func PreparedDir() string {
 	d, err := os.UserCacheDir()
 	if err != nil {
 		return ""
