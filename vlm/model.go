@@ -59,6 +59,7 @@ type Model struct {
 	still, video vision.Config
 	see, embed   *ort.Session
 	g            *graphs
+	lanes        *lanes // nil where runs take one session only
 	sessions     []*ort.Session
 	ends         []int
 	yes, no      []int // tokens that spell them
@@ -117,6 +118,7 @@ func Open(dir string, env *ort.Env, opt Options) (m *Model, err error) {
 	if err := m.loadDecoder(dir, load); err != nil {
 		return m, err
 	}
+	m.lanes = newLanes(m.g, env.Device())
 	if opt.Slide {
 		if layout != model.SmolVLM || !m.films() {
 			return m, fmt.Errorf("vlm: %s: the window of a %s model cannot slide, only be read anew", dir, m.cfg.ModelType)
@@ -275,6 +277,7 @@ func (m *Model) Width() int { return m.g.width }
 
 // Close frees the graphs. Sessions must be closed before.
 func (m *Model) Close() error {
+	m.lanes.close()
 	var err error
 	for _, s := range m.sessions {
 		err = errors.Join(err, s.Close())

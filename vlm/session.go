@@ -176,6 +176,8 @@ func (s *Session) answer(ctx context.Context, req Request, give func(llm.Piece) 
 		s.read = s.read[:min(start, len(s.read))]
 	}()
 	text := s.m.tok.Stream()
+	a := s.m.lanes.enter(s.d)
+	defer s.m.lanes.leave(a)
 	for n := 1; ; n++ {
 		id, err := s.d.greedy()
 		if err != nil {
@@ -192,14 +194,19 @@ func (s *Session) answer(ctx context.Context, req Request, give func(llm.Piece) 
 			return nil
 		}
 		p.Text = text.Add(id)
-		if n == req.MaxTokens || s.d.len == s.m.g.limit {
+		if n == req.MaxTokens || start+n-1 == s.m.g.limit {
 			p.Text += text.Flush()
 			p.Stop = llm.StopLength
 		}
 		if !give(p) || p.Stop != "" {
 			return nil
 		}
-		if err := s.next(ctx, id); err != nil {
+		if a != nil {
+			s.d.logits, err = a.step(ctx, id)
+		} else {
+			err = s.next(ctx, id)
+		}
+		if err != nil {
 			return err
 		}
 	}

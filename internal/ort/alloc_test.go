@@ -1,0 +1,35 @@
+//go:build !race
+
+package ort
+
+import (
+	"context"
+	"testing"
+)
+
+// A run that may be stopped costs a few small allocations, whatever the graph
+// takes; one that may not costs none.
+func TestWhatARunAllocates(t *testing.T) {
+	e := open(t, Config{})
+	b := slow(t, e, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for name, c := range map[string]struct {
+		run  func() error
+		most float64
+	}{
+		"stoppable":      {func() error { return b.Run(ctx) }, 12},
+		"without an end": {func() error { return b.Run(context.Background()) }, 0},
+		"never stopped":  {func() error { return b.Step(ctx) }, 0},
+	} {
+		if got := testing.AllocsPerRun(20, func() {
+			if err := c.run(); err != nil {
+				t.Fatal(err)
+			}
+		}); got > c.most {
+			t.Errorf("%s: %v allocations, want %v at most", name, got, c.most)
+		} else {
+			t.Logf("%s: %v", name, got)
+		}
+	}
+}
