@@ -50,6 +50,9 @@ bench-quick: build ## the same within 8 minutes, with the peers that are there
 goldens: ## remake what the reference library gives for the public models, for the parity tests (Python, 6 GB, once)
 	train/goldens/run.sh
 
+bench-docs: build ## the last run's figures and plots into docs/bench.md
+	bin/lookout bench --from bench/results/latest.json --docs docs/bench.md
+
 smollm2: ## a language model with real weights, for lookout chat and its tests (Python, 5 GB, once)
 	train/smollm2.sh
 

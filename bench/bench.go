@@ -54,6 +54,7 @@ type Ratio struct {
 	Scenario string
 	Num, Den string // "side.value"
 	Aim      string // ">= 3", "<= 1.05"
+	Text     string // what it is, for a reader
 }
 
 // Options are Run's.

@@ -328,3 +328,61 @@ func TestMeasures(t *testing.T) {
 		t.Errorf("percentiles are %v, %v", percentile(d, 0.5), percentile(d, 0.95))
 	}
 }
+
+// What stands in the file is replaced: the tables between their lines, whole,
+// and the plots that it shows. Results that were saved give the same again.
+func TestDocument(t *testing.T) {
+	dir := t.TempDir()
+	one := func(v float64) Values { return Values{"updates_per_second": v} }
+	side := func(name string, v float64) Side {
+		return Side{Name: name, Run: func(context.Context) (Values, error) { return one(v), nil }}
+	}
+	s := Scenario{Name: "end-to-end", Text: "updates a second", Runs: 3, Sides: []Side{side("lookout-fp32", 6), side("lookout-best", 7), side("transformers", 1),
+		{Name: "slow", Run: func(context.Context) (Values, error) { return nil, errors.New("no\nweights") }}}}
+	ratios := slices.DeleteFunc(allRatios(), func(r Ratio) bool { return r.Scenario != s.Name })
+	r, err := Run(t.Context(), []Scenario{s}, ratios, Options{})
+	if err == nil {
+		err = r.Save(dir)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, old := filepath.Join(dir, "bench.md"), "# Figures\n\n<!-- ratios -->\nold\n<!-- end -->\nwhy\n\n![](pictures/bench-end-to-end.svg)\n\n<!-- figures -->\n<!-- end -->\nlast\n"
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "pictures"), 0o755), os.WriteFile(doc, []byte(old), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		again, err := Load(filepath.Join(dir, "latest.json"))
+		if err == nil {
+			err = again.Document(doc)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"# Figures\n\n<!-- ratios -->\nRun of ", "(`e2e_vs_transformers_same`) | 6.000 | 6.000 to 6.000 | >= 3 | reached |\n",
+			"(`e2e_vs_transformers_best`) | 7.000 | 7.000 to 7.000 | >= 8 | **missed** |\n<!-- end -->\nwhy\n", "| end-to-end | transformers | updates_per_second | 1.000 | 1.000 to 1.000 |\n",
+			"| end-to-end | slow | missing: no weights | | |\n<!-- end -->\nlast\n"} {
+			if !strings.Contains(string(got), want) {
+				t.Errorf("no %q in\n%s", want, got)
+			}
+		}
+		if strings.Contains(string(got), "old") {
+			t.Error("the old table is still there")
+		}
+	}
+	drawn, err := os.ReadFile(filepath.Join(dir, "pictures", "bench-end-to-end.svg"))
+	saved, _ := os.ReadFile(filepath.Join(dir, "end-to-end.svg"))
+	if err != nil || !bytes.Equal(drawn, saved) {
+		t.Errorf("the plot is not the one that was saved: %v", err)
+	}
+	if err := os.WriteFile(doc, []byte("no lines"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Document(doc); err == nil || !strings.Contains(err.Error(), "<!-- ratios -->") {
+		t.Errorf("a file without the lines: %v", err)
+	}
+}

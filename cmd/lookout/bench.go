@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,7 +19,7 @@ import (
 func benchCommand(g *global) *cobra.Command {
 	var quick, asJSON bool
 	var only []string
-	var out, peers, video string
+	var out, peers, video, from, docs string
 	threads := 2
 	c := &cobra.Command{
 		Use:   "bench",
@@ -28,9 +29,23 @@ scenario run in turn; medians and spread go into a table, latest.json and plots.
 The peers, their models and clips are made by bench/peers/setup.sh; what is not
 there is named as missing. bench/README.md says how each figure is made.`,
 		Example: `  lookout bench --quick
-  lookout bench --only decode-only,language-model --json`,
+  lookout bench --only decode-only,language-model --json
+  lookout bench --from bench/results/latest.json --docs docs/bench.md`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if docs != "" && len(only) > 0 {
+				return usageError{errors.New("--docs wants the figures of all scenarios: leave --only out")}
+			}
+			if from != "" {
+				if docs == "" {
+					return usageError{errors.New("--from wants --docs, the file that the figures go into")}
+				}
+				results, err := bench.Load(from)
+				if err != nil {
+					return err
+				}
+				return results.Document(docs)
+			}
 			conf, err := g.load()
 			if err != nil {
 				return err
@@ -79,6 +94,11 @@ there is named as missing. bench/README.md says how each figure is made.`,
 			if err := results.Save(out); err != nil {
 				return err
 			}
+			if docs != "" {
+				if err := results.Document(docs); err != nil {
+					return err
+				}
+			}
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
@@ -92,6 +112,8 @@ there is named as missing. bench/README.md says how each figure is made.`,
 	f.BoolVar(&asJSON, "json", false, "one JSON object instead of a table")
 	f.StringSliceVar(&only, "only", nil, "the `scenarios` to run, by name")
 	f.StringVar(&out, "out", "bench/results", "`folder` for latest.json and the plots")
+	f.StringVar(&docs, "docs", "", "Markdown `file` whose tables of figures, and plots, are replaced, such as docs/bench.md")
+	f.StringVar(&from, "from", "", "with --docs: the `file` of an earlier run, latest.json, in place of a run")
 	f.StringVar(&peers, "peers", peersDir(), "`folder` that bench/peers/setup.sh has filled (LOOKOUT_PEERS)")
 	f.StringVar(&video, "video", "", "`file` of what the model knows; the bundled one when empty")
 	f.IntVar(&threads, "threads", threads, "of every side")
