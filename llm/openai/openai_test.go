@@ -234,6 +234,27 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// A server that says when to come back is not asked before.
+func TestRetryAfterIsKept(t *testing.T) {
+	var first time.Time
+	s, _ := serve(t, func(w http.ResponseWriter, _ *http.Request, n int) {
+		if n == 0 {
+			first = time.Now()
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		if d := time.Since(first); d < time.Second {
+			t.Errorf("asked again after %v", d)
+		}
+		delta(w, "fine")
+		finish(w, "stop")
+	}, nil)
+	if text, _, err := ask(t.Context(), s); err != nil || text != "fine" {
+		t.Errorf("%q, %v", text, err)
+	}
+}
+
 func TestTheKeyIsNotTold(t *testing.T) {
 	t.Setenv("LOOKOUT_TEST_KEY", "hunter2")
 	s, _ := serve(t, func(w http.ResponseWriter, _ *http.Request, _ int) {
