@@ -26,8 +26,14 @@ func Load(path string) (*Results, error) {
 // Document puts the results into a Markdown file: the ratios in place of what
 // stands between the lines <!-- ratios --> and <!-- end -->, all figures between
 // <!-- figures --> and <!-- end -->. The plots that the file shows as
-// pictures/bench-SCENARIO.svg are drawn anew.
+// pictures/bench-SCENARIO.svg are drawn anew. Results of some scenarios only are
+// refused: they would take the others' figures away.
 func (r *Results) Document(path string) error {
+	for _, q := range allRatios() {
+		if _, ran := r.Ratios[q.Key]; !ran {
+			return fmt.Errorf("bench: document: the results hold no %s: run all scenarios", q.Key)
+		}
+	}
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("bench: document: %w", err)
@@ -61,24 +67,18 @@ func (r *Results) ratioTable() string {
 	m := r.Machine
 	fmt.Fprintf(&b, "Run of %s, %.0f seconds; %s, %d cores, load before it %.1f.\n\n", r.Started.Format("2 January 2006, 15:04 MST"), r.Seconds, m.CPU, m.Cores, m.Load)
 	b.WriteString("| figure | median | least to largest | aim | |\n|---|---|---|---|---|\n")
-	for _, s := range r.Scenarios {
-		for _, q := range allRatios() {
-			v, ran := r.Ratios[q.Key]
-			if q.Scenario != s.Name || !ran {
-				continue
-			}
-			name := fmt.Sprintf("%s (`%s`)", q.Text, q.Key)
-			switch {
-			case v.Spread == nil:
-				fmt.Fprintf(&b, "| %s | | | %s | not measured: %s |\n", name, v.Aim, v.Missing)
-			default:
-				verdict := "**missed**"
-				if reached(v.Median, v.Aim) {
-					verdict = "reached"
-				}
-				fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", name, figure(v.Median), v.between(), v.Aim, verdict)
-			}
+	for _, q := range allRatios() {
+		v := r.Ratios[q.Key]
+		name := fmt.Sprintf("%s (`%s`)", q.Text, q.Key)
+		if v.Spread == nil {
+			fmt.Fprintf(&b, "| %s | | | %s | not measured: %s |\n", name, v.Aim, v.Missing)
+			continue
 		}
+		verdict := "**missed**"
+		if reached(v.Median, v.Aim) {
+			verdict = "reached"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", name, figure(v.Median), v.between(), v.Aim, verdict)
 	}
 	return b.String()
 }
