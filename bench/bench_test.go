@@ -355,7 +355,7 @@ func TestDocument(t *testing.T) {
 	if err := r.Save(dir); err != nil {
 		t.Fatal(err)
 	}
-	doc, old := filepath.Join(dir, "bench.md"), "# Figures\n\n<!-- ratios -->\nold\n<!-- end -->\nwhy\n\n![](pictures/bench-end-to-end.svg)\n\n<!-- figures -->\n<!-- end -->\nlast\n"
+	doc, old := filepath.Join(dir, "bench.md"), "# Figures\n\n<!-- ratios -->\nstale\n<!-- end -->\nwhy\n\n![](pictures/bench-end-to-end.svg)\n\n<!-- figures -->\n<!-- end -->\nlast\n"
 	if err := errors.Join(os.Mkdir(filepath.Join(dir, "pictures"), 0o755), os.WriteFile(doc, []byte(old), 0o644)); err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +379,7 @@ func TestDocument(t *testing.T) {
 				t.Errorf("no %q in\n%s", want, got)
 			}
 		}
-		if strings.Contains(string(got), "old") {
+		if strings.Contains(string(got), "stale") {
 			t.Error("the old table is still there")
 		}
 	}
