@@ -193,8 +193,8 @@ func prune(dir string, limit int64, keep string) error {
 	return nil
 }
 
-// fingerprint tells one model from another without reading all of it, which
-// would take longer than what is kept saves: by each file's size, date, and
+// fingerprint tells one model from another without reading all of a large one,
+// which would take as long as what is kept saves: by each file's size, date, and
 // pieces from all over it. Two trainings of one model differ everywhere.
 func fingerprint(paths []string) (string, error) {
 	h := sha256.New()
@@ -218,13 +218,15 @@ func sample(h hash.Hash, path string) error {
 		return err
 	}
 	size := fi.Size()
-	fmt.Fprintln(h, size, fi.ModTime().UnixNano())
+	fmt.Fprintln(h, size)
+	if size <= pieces*piece {
+		_, err := io.Copy(h, f)
+		return err
+	}
+	fmt.Fprintln(h, fi.ModTime().UnixNano())
 	for i := range int64(pieces) {
-		if _, err := io.Copy(h, io.NewSectionReader(f, i*max(size-piece, 0)/(pieces-1), piece)); err != nil {
+		if _, err := io.Copy(h, io.NewSectionReader(f, i*(size-piece)/(pieces-1), piece)); err != nil {
 			return err
-		}
-		if size <= piece {
-			break // that was all of it
 		}
 	}
 	return nil

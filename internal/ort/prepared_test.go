@@ -117,6 +117,39 @@ func TestPreparedGraphOfAFile(t *testing.T) {
 	}
 }
 
+// A small file is told by what is in it, a large one by its date and pieces too.
+func TestFingerprint(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "model")
+	of := func(size int, mark int, date int64) string {
+		t.Helper()
+		b := make([]byte, size)
+		b[mark] = 1
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, time.Unix(date, 0), time.Unix(date, 0)); err != nil {
+			t.Fatal(err)
+		}
+		id, err := fingerprint([]string{path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	if small := of(1000, 1, 1); small != of(1000, 1, 2) || small == of(1000, 999, 1) || small == of(1001, 1, 1) {
+		t.Error("a small file is not told by its content alone")
+	}
+	const large = 3 << 20
+	for name, other := range map[string]string{"its end": of(large, large-1, 1), "its size": of(large+1, 0, 1), "its date": of(large, 0, 2)} {
+		if other == of(large, 0, 1) {
+			t.Errorf("a large file is not told by %s", name)
+		}
+	}
+	if _, err := fingerprint([]string{path, path + ".data"}); err == nil {
+		t.Error("a file that is missing has a fingerprint")
+	}
+}
+
 // What is kept stays within its bound: the one not loaded for longest goes, and
 // what a crash left unfinished.
 func TestPreparedGraphsAreBounded(t *testing.T) {
