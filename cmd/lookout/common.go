@@ -58,7 +58,7 @@ func withEngine(ctx context.Context, g *global, do func(ctx context.Context, e *
 		conf.Log.Level = "warn" // whoever asks one thing wants one answer
 	}
 	log := logger(conf.Log)
-	e, err := engine.Open(conf, log)
+	e, err := engine.OpenAlone(conf, log)
 	if err != nil {
 		return err
 	}
