@@ -236,7 +236,7 @@ func sample(h hash.Hash, path string) error {
 // thrice for others.
 func roomFor(dir string, n int64) bool {
 	var st syscall.Statfs_t
-	return syscall.Statfs(dir, &st) != nil || int64(st.Bavail) > 4*n/int64(st.Bsize)
+	return syscall.Statfs(dir, &st) != nil || int64(st.Bavail) > 4*n/st.Bsize
 }
 
 // preparedName is the name of a graph prepared by this library on this kind of
