@@ -7,12 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
 
 	"github.com/lookout-video/lookout/model"
 	"github.com/lookout-video/lookout/model/hub"
@@ -52,9 +54,22 @@ func modelsList() *cobra.Command {
 				return err
 			}
 			var rows []row
+			known := map[string]bool{}
 			for _, e := range hub.Registry {
-				_, err := os.Stat(filepath.Join(hub.Path(dir, hub.Ref{Repo: e.Repo}), "config.json"))
+				path := hub.Path(dir, hub.Ref{Repo: e.Repo})
+				known[path] = true
+				_, err := model.Detect(path) // which wants all that it needs to be there
 				rows = append(rows, row{e.Name, e.Repo, e.Layout, e.License, e.Download, e.Memory, err == nil})
+			}
+			others, err := filepath.Glob(filepath.Join(dir, "*--*"))
+			if err != nil {
+				return err
+			}
+			for _, path := range others {
+				if layout, err := model.Detect(path); err == nil && !known[path] {
+					repo := strings.Replace(filepath.Base(path), "--", "/", 1)
+					rows = append(rows, row{Name: repo, Repo: repo, Layout: string(layout), Here: true})
+				}
 			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), rows)
@@ -67,7 +82,11 @@ func modelsList() *cobra.Command {
 				if r.Here {
 					here = "yes"
 				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%d MB\t%d MB\t%s\n", r.Name, r.Layout, r.License, r.Size, r.Memory, here)
+				download, memory := fmt.Sprintf("%d MB", r.Size), fmt.Sprintf("%d MB", r.Memory)
+				if r.Size == 0 { // it is not one of those that are known
+					download, memory = "", ""
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Layout, r.License, download, memory, here)
 			}
 			return w.Flush()
 		},
@@ -147,26 +166,34 @@ where a model has neither.`,
 	}
 }
 
-// pullProgress shows a bar a file on a terminal, and a line a file elsewhere.
+// pullProgress shows a bar for each file that takes a while, on a terminal of
+// enough lines for those that come at once, and a line for each other: under
+// the bars, as a line between two pictures of them may get lost.
 func pullProgress(cmd *cobra.Command) (func(hub.Progress), func()) {
 	var mu sync.Mutex
-	if !isTerminal(os.Stderr) {
+	line := func(p hub.Progress) string { return fmt.Sprintf("%s: %d bytes\n", p.File, p.Total) }
+	if _, lines, err := term.GetSize(int(os.Stderr.Fd())); err != nil || lines < 10 {
 		told := map[string]bool{}
 		return func(p hub.Progress) {
 			mu.Lock()
 			defer mu.Unlock()
 			if p.Done == p.Total && !told[p.File] {
 				told[p.File] = true
-				fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d bytes\n", p.File, p.Total)
+				fmt.Fprint(cmd.ErrOrStderr(), line(p))
 			}
 		}, func() {}
 	}
-	bars := newBars(mpb.PopCompletedMode()) // only those that move are drawn again, so more files than lines do no harm
+	bars := newBars(mpb.PopCompletedMode())
 	byFile := map[string]*mpb.Bar{}
+	under := map[string]string{}
 	tell := func(p hub.Progress) {
 		mu.Lock()
 		defer mu.Unlock()
 		b := byFile[p.File]
+		if b == nil && p.Done == p.Total {
+			under[p.File] = line(p)
+			return
+		}
 		if b == nil {
 			b = bars.AddBar(p.Total, mpb.PrependDecorators(decor.Percentage(decor.WCSyncSpace), decor.Name(" "+p.File, decor.WCSyncSpaceR), decor.CountersKibiByte("% .1f / % .1f")))
 			b.SetRefill(p.Kept)
@@ -183,6 +210,9 @@ func pullProgress(cmd *cobra.Command) (func(hub.Progress), func()) {
 		}
 		mu.Unlock()
 		bars.Wait()
+		for _, name := range slices.Sorted(maps.Keys(under)) {
+			fmt.Fprint(cmd.ErrOrStderr(), under[name])
+		}
 	}
 }
 

@@ -286,20 +286,65 @@ func TestModelsPullAndUse(t *testing.T) {
 	}
 }
 
-// On a terminal there is a bar a file, whatever its size.
+// The list names what there is to pull, with what it costs, and what is here.
+func TestModelsList(t *testing.T) {
+	newLocalHub(t, tiny)
+	list := func() (here []string) {
+		t.Helper()
+		out, errs, code := run(t, "models", "list", "--json")
+		var rows []struct {
+			Name, Repo, Layout, License string
+			Size                        int `json:"download_mb"`
+			Memory                      int `json:"memory_mb"`
+			Here                        bool
+		}
+		if err := json.Unmarshal([]byte(out), &rows); err != nil || code != 0 || len(rows) < 5 {
+			t.Fatalf("exit code %d, %v: %s%s", code, err, out, errs)
+		}
+		for _, r := range rows {
+			if r.Here {
+				here = append(here, r.Name)
+			}
+			if r.Name == "" || r.Repo == "" || r.Layout == "" || !r.Here && (r.License == "" || r.Size == 0 || r.Memory < r.Size/3) {
+				t.Errorf("%+v", r)
+			}
+		}
+		return here
+	}
+	if here := list(); len(here) > 0 {
+		t.Errorf("%v here before anything was pulled", here)
+	}
+	if _, errs, code := run(t, "models", "pull", "owner/tiny"); code != 0 {
+		t.Fatalf("exit code %d: %s", code, errs)
+	}
+	if here := list(); len(here) != 1 || here[0] != "owner/tiny" {
+		t.Errorf("%v here", here)
+	}
+	if out, _, code := run(t, "models", "list"); code != 0 || !regexp.MustCompile(`(?m)^owner/tiny +smolvlm +yes$`).MatchString(out) {
+		t.Errorf("exit code %d: %s", code, out)
+	}
+}
+
+// On a terminal what takes a while has a bar, and each file is told of once.
 func TestModelsPullDrawsBars(t *testing.T) {
 	const held = "onnx/decoder_model_merged.onnx"
-	for _, size := range [][2]int{{100, 40}, {24, 40}, {60, 6}} {
-		t.Run(fmt.Sprintf("%dx%d", size[0], size[1]), func(t *testing.T) {
+	for _, c := range []struct {
+		cols, height int
+		half         string // how the bar of the file that takes a while looks half way; empty: there is no room for bars
+	}{
+		{100, 40, `(?m)^ +(49|50) % +onnx/decoder_model_merged\.onnx +[0-9.]+ KiB / [0-9.]+ KiB \[=+>-+\]$`},
+		{24, 40, `(?m)^ +(49|50) % +onnx/decoder_mod`},
+		{100, 6, ""},
+	} {
+		t.Run(fmt.Sprintf("%dx%d", c.cols, c.height), func(t *testing.T) {
 			h := newLocalHub(t, tiny)
 			release := h.hold(held)
 			defer release()
-			p := startInTerminal(t, size[0], size[1], "models", "pull", "owner/tiny")
-			half := regexp.MustCompile(`(?m)^ +(49|50) % +onnx/decoder_mod`)
-			if size[0] == 100 {
-				half = regexp.MustCompile(`(?m)^ +(49|50) % +onnx/decoder_model_merged\.onnx +[0-9.]+ KiB / [0-9.]+ KiB \[=+>-+\]$`)
+			p := startInTerminal(t, c.cols, c.height, "models", "pull", "owner/tiny")
+			if c.half != "" {
+				half := regexp.MustCompile(c.half)
+				p.until(func(lines []string) bool { return half.MatchString(strings.Join(lines, "\n")) })
 			}
-			p.until(func(lines []string) bool { return half.MatchString(strings.Join(lines, "\n")) })
 			release()
 			lines, code := p.end()
 			text := strings.Join(lines, "\n")
@@ -307,24 +352,26 @@ func TestModelsPullDrawsBars(t *testing.T) {
 			if code != 0 {
 				t.Fatalf("exit code %d", code)
 			}
-			// Each file once, whole, and then the folder: nothing of what was drawn
-			// before is left.
-			bars := 0
+			if c.half == "" && bytes.ContainsRune(p.raw, 0x1b) {
+				t.Errorf("bars where there is no room for them: %q", p.raw)
+			}
 			for name := range h.files {
-				n := len(regexp.MustCompile(`(?m)^ *100 % +`+regexp.QuoteMeta(name[:min(len(name), 14)])).FindAllString(text, -1))
-				bars += n
-				most, least := 1, 1
-				if name == "golden.bin" {
-					most, least = 0, 0 // nothing that a model needs
-				} else if size[1] < len(h.files) {
-					least = 0 // what is done is not drawn where there is no room
+				start := regexp.QuoteMeta(name[:min(len(name), 14)]) // narrow terminals show no more
+				bars := len(regexp.MustCompile(`(?m)^ *100 % +`+start).FindAllString(text, -1))
+				told := len(regexp.MustCompile(`(?m)^`+start).FindAllString(text, -1))
+				if want := map[bool]int{true: 1}[name != "golden.bin"]; bars+told != want { // which is nothing that a model needs
+					t.Errorf("%d bars and %d lines of %s, want %d", bars, told, name, want)
 				}
-				if n > most || n < least {
-					t.Errorf("%d whole bars of %s", n, name)
+				if name == held && (bars == 1) != (c.half != "") {
+					t.Errorf("%d bars of %s", bars, name)
 				}
 			}
-			if rest := strings.Join(lines[bars:], ""); rest != filepath.Join(os.Getenv("XDG_CACHE_HOME"), "lookout", "models", "owner--tiny") {
-				t.Errorf("behind %d bars there is %q", bars, rest)
+			// Nothing of what was drawn before is left, and the folder comes last.
+			if left := regexp.MustCompile(`(?m)^ *\d\d? %.*$`).FindString(text); left != "" {
+				t.Errorf("%q is left", left)
+			}
+			if dir := filepath.Join(os.Getenv("XDG_CACHE_HOME"), "lookout", "models", "owner--tiny"); !strings.HasSuffix(strings.Join(lines, ""), dir) {
+				t.Errorf("the folder is not told last")
 			}
 		})
 	}
@@ -356,8 +403,8 @@ func TestModelsPullInterrupted(t *testing.T) {
 		t.Errorf("%d bars of the file that was interrupted", n)
 	}
 	for _, l := range lines { // no ^C, and no piece of what was drawn before
-		if !regexp.MustCompile(`^ *\d+ % +[a-z]`).MatchString(l) {
-			t.Errorf("%q is no bar", l)
+		if !regexp.MustCompile(`^ *\d+ % +[a-z].*\]$|^[a-z_./]+: \d+ bytes$`).MatchString(l) {
+			t.Errorf("%q is neither a bar nor a line", l)
 		}
 	}
 	after, err := unix.IoctlGetTermios(int(p.ours.Fd()), unix.TCGETS)
