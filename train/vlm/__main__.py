@@ -25,6 +25,7 @@ def main() -> None:
     ap.add_argument("--minutes", type=float, default=60, help="wall-clock for the stage, earlier runs of it counted in")
     ap.add_argument("--mirror", action="store_true", help="talk: train on the mirrored pictures too (twice the cache)")
     ap.add_argument("--to", help="folder of the bundle that `finish` or `swap` writes")
+    ap.add_argument("--base", default="../model/default", help="swap: folder of the embedded bundle, for its encoder")
     ap.add_argument("--lm", default=os.path.join(cache, "models", "local--smollm2-135m"), help="swap: folder of the language model, as `make smollm2` leaves it")
     ap.add_argument("--threads", type=int, default=os.cpu_count())
     a = ap.parse_args()
@@ -45,7 +46,7 @@ def main() -> None:
     if a.stage == "finish":
         finish.run(c, tok, a.data, a.out, a.to or os.path.join(a.out, "bundle"), os.path.join(os.path.dirname(__file__), "card.md"))
     if a.stage == "swap":
-        swap_stage.run(a.lm, a.data, a.out, a.minutes, a.to or os.path.join(a.out, "bundle-smollm2"))
+        swap_stage.run(a.lm, a.base, a.data, a.out, a.minutes, a.to or os.path.join(a.out, "bundle-smollm2"))
     if a.stage == "talk":
         talk_stage.run(c, tok, a.data, a.out, a.minutes, a.mirror)
     if a.stage == "encoder":

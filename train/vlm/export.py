@@ -181,19 +181,25 @@ def check(dir: str, c: Config, enc, domain, text, temporal, dec, pixels: np.ndar
     return out
 
 
+def speech(to: str, c: Config, temporal, dec) -> None:
+    """The graphs that depend on the decoder's width: temporal.onnx, which ends in the connector, embed.onnx and decoder.onnx."""
+    f = lambda name: os.path.join(to, name)
+    ring = torch.zeros(2, c.temporal_layers, c.window, c.patches, c.dim)
+    trace(TemporalGraph(temporal), (torch.zeros(2, c.patches, c.dim), ring, ring.clone(), torch.ones(2, c.window, dtype=torch.long)), f("temporal.onnx"),
+          ["tokens", "ring_k", "ring_v", "age"], ["visual", "new_k", "new_v", "state"], {k: {0: "b"} for k in ("tokens", "ring_k", "ring_v", "age", "visual", "new_k", "new_v", "state")})
+    trace(Embed(dec), (torch.ones(2, 5, dtype=torch.long),), f("embed.onnx"), ["input_ids"], ["inputs_embeds"], {"input_ids": {0: "b", 1: "s"}, "inputs_embeds": {0: "b", 1: "s"}})
+    onnx.save(decoder_graph(dec, c), f("decoder.onnx"))
+
+
 def write(to: str, c: Config, tok_path: str, enc, domain, text, temporal, dec, meta: dict, pixels: np.ndarray) -> dict[str, float]:
     os.makedirs(to, exist_ok=True)
     f = lambda name: os.path.join(to, name)
     trace(EncoderGraph(enc, domain), (torch.from_numpy(pixels[:2]),), f("encoder.onnx"), ["pixels"], ["tokens", "image_embed", "patch_embed", "distance"],
           {k: {0: "n"} for k in ("pixels", "tokens", "image_embed", "patch_embed", "distance")})
-    ring = torch.zeros(2, c.temporal_layers, c.window, c.patches, c.dim)
-    trace(TemporalGraph(temporal), (torch.zeros(2, c.patches, c.dim), ring, ring.clone(), torch.ones(2, c.window, dtype=torch.long)), f("temporal.onnx"),
-          ["tokens", "ring_k", "ring_v", "age"], ["visual", "new_k", "new_v", "state"], {k: {0: "b"} for k in ("tokens", "ring_k", "ring_v", "age", "visual", "new_k", "new_v", "state")})
     ids = torch.ones(2, 5, dtype=torch.long)
     trace(text, (ids, ids), f("text.onnx"), ["input_ids", "attention_mask"], ["text_embed"],
           {"input_ids": {0: "b", 1: "s"}, "attention_mask": {0: "b", 1: "s"}, "text_embed": {0: "b"}})
-    trace(Embed(dec), (ids,), f("embed.onnx"), ["input_ids"], ["inputs_embeds"], {"input_ids": {0: "b", 1: "s"}, "inputs_embeds": {0: "b", 1: "s"}})
-    onnx.save(decoder_graph(dec, c), f("decoder.onnx"))
+    speech(to, c, temporal, dec)
     shutil.copyfile(tok_path, f("tokenizer.json"))
     diff = check(to, c, enc, domain, text, temporal, dec, pixels)
     manifest(to, c, tok_path, text, meta)

@@ -2,8 +2,9 @@
 learns to give it the embedded model's visual tokens as if they were words; low-rank adapters (Hu et al. 2021), merged at the end,
 and a row for each of our own special tokens learn with it.
 
-The connector begins as a dictionary: each visual token is taught the embeddings of the words for who is in its cell, in
-which colour, and what they do. That costs no run of the language model, which then reads from the first step on.
+The connector begins as a dictionary: its last layer is solved, by least squares, so that each visual token is the sum of the
+embeddings of the words for who is in its cell, in which colour, and what they do. That takes seconds and no run of the language
+model, which then reads from the first step on.
 """
 from __future__ import annotations
 
@@ -13,7 +14,6 @@ import random
 import shutil
 
 import numpy as np
-import onnx
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
@@ -21,13 +21,15 @@ from torch import nn
 
 from yard.labels import COLORS, KINDS, MODEL_FPS
 
-from . import cache, export, finish, talk_stage, targets
+from . import cache, export, finish, quantize, talk_stage
 from .common import Clock, adamw, log, save
 from .data import SPECIAL
 from .model import Config, Decoder, Temporal, TextTower
 
+NAME = "lookout-yard-smollm2"
 RANK = 16      # of the adapters
-ALIGN = 0.1    # share of the time in which the connector learns alone
+PAIRS = 120    # clips that the dictionary is made of
+POINTS = 9     # after this block a head asks which visual token is told of
 CLIPS, EACH = 4, 2  # clips a step, moments a clip
 MEANS = {"<|pad|>": "<|im_end|>", "<|bos|>": "<|im_start|>", "<|end|>": "<|im_end|>", "<|frame|>": " picture", "<|describe|>": " describe", "<|changes|>": " changes",
          "<|ask|>": " question", "<|answer|>": " answer", "<|nothing|>": " nothing", "<|cannot_tell|>": " unknown"}  # what a new row begins as
@@ -112,7 +114,9 @@ class Adapted(Decoder):
     MATRICES = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj"}
 
     def __init__(self, c: Config, weights: dict, tok: Tokenizer):
-        super().__init__(c)
+        with torch.device("meta"):  # random weights that are overwritten at once would take a minute
+            super().__init__(c)
+        self.to_empty(device="cpu")
         table = weights["model.embed_tokens.weight"].clone()
         self.embed = Words(table, torch.stack([table[tok.encode(MEANS[s]).ids].mean(0) for s in SPECIAL]))
         for p in [*self.blocks.parameters(), *self.norm.parameters()]:
@@ -134,7 +138,9 @@ class Adapted(Decoder):
     @torch.no_grad()
     def merged(self) -> Decoder:
         """The same as one plain decoder."""
-        out = Decoder(self.c)
+        with torch.device("meta"):
+            out = Decoder(self.c)
+        out.to_empty(device="cpu")
         out.embed.weight.copy_(torch.cat([self.embed.table, self.embed.mine]))
         out.norm.w.copy_(self.norm.w)
         for to, b in zip(out.blocks, self.blocks):
@@ -165,16 +171,42 @@ class Dictionary:
         still = torch.zeros(table.shape[1])
         self.words = {"kind": torch.stack([word("empty"), *(word(k) for k in KINDS[1:])]), "color": torch.stack([still, *(word(k) for k in COLORS[1:])]),
                       "clause": torch.stack([still, *(word(k) for k in SAYS[1:])]), "way": torch.stack([still, word("left"), word("right")])}
-        self.goes = talk_stage.GOES
 
-    def loss(self, visual, d):
+    def names(self, d):
+        """Dense targets [B,F,T] -> [B,F,T,C], and how much each counts."""
         on = d["kind"] > 0
-        want = self.words["kind"][d["kind"]]
+        out = self.words["kind"][d["kind"]]
         for k in ("color", "clause", "way"):
-            seen = on & torch.isin(d["clause"], self.goes) if k == "way" else on
-            want = want + self.words[k][d[k]] * seen[..., None]
-        w = torch.where(on, 1.0, 0.05)
-        return (((visual - want) ** 2).sum(-1) * w).sum() / ((want ** 2).sum(-1) * w).sum()
+            said = on & torch.isin(d["clause"], talk_stage.GOES) if k == "way" else on
+            out = out + self.words[k][d[k]] * said[..., None]
+        return out, torch.where(on, 1.0, 0.05)
+
+    @torch.no_grad()
+    def teach(self, temporal: Temporal, train: talk_stage.Clips, clips: int = PAIRS, at_once: int = 4) -> float:
+        """Solves the last layer of the connector; the share of the variance of names that it leaves over."""
+        layer = temporal.connector[1][-1]
+        n = layer.in_features + 1
+        xx, xy = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, layer.out_features, dtype=torch.float64)
+        seen = {}
+        hook = layer.register_forward_pre_hook(lambda _, a: seen.update(x=a[0]))
+        for lo in range(0, clips, at_once):
+            x, d = train.batch([(i % len(train), 0) for i in range(lo, lo + at_once)])
+            temporal(x, torch.arange(x.shape[1]).expand(at_once, -1))
+            y, w = self.names(d)
+            h = F.pad(seen["x"], (0, 1), value=1.0).flatten(0, -2)
+            y, w = y.flatten(0, -2), w.flatten()[:, None]
+            xx += (h * w).T @ h
+            xy += (h * w).T @ y
+        hook.remove()
+        best = torch.linalg.solve(xx + 1e-3 * xx.diag().mean() * torch.eye(n), xy)
+        layer.weight.copy_(best[:-1].T), layer.bias.copy_(best[-1])
+        # How much of them is left over, of clips that it was not made of.
+        x, d = train.batch([(len(train) - 1 - i, 0) for i in range(at_once)])
+        y, w = self.names(d)
+        got = temporal(x, torch.arange(x.shape[1]).expand(at_once, -1))[1]
+        w = (w * (d["kind"] > 0))[..., None]
+        mean = (y * w).sum((0, 1, 2)) / w.sum()
+        return float((((got - y) ** 2) * w).sum() / (((y - mean) ** 2) * w).sum())
 
 
 def prepare(lm: str, data_dir: str, out: str):
@@ -187,10 +219,10 @@ def prepare(lm: str, data_dir: str, out: str):
     return c, tok, dec, connect(small, c, dec.embed.table.norm(dim=-1).mean().item())
 
 
-def run(lm: str, data_dir: str, out: str, minutes: float, to: str, lr: float = 1e-3) -> None:
+def run(lm: str, base: str, data_dir: str, out: str, minutes: float, to: str, lr: float = 1e-3) -> None:
     torch.manual_seed(3)
     c, tok, dec, temporal = prepare(lm, data_dir, out)
-    heads, pk, words = talk_stage.Heads(c), talk_stage.Packer(c, tok), Dictionary(tok, dec.embed.table)
+    heads, pk = talk_stage.Heads(c), talk_stage.Packer(c, tok)
     bridge = temporal.connector[1]
     opt = adamw(bridge, heads, dec, lr=lr)
     ck, step, used = os.path.join(out, "swap.pt"), 0, 0.0
@@ -200,32 +232,37 @@ def run(lm: str, data_dir: str, out: str, minutes: float, to: str, lr: float = 1
         step, used = s["step"], s["used"]
     enc = cache.load_encoder(Config(), out)
     train = talk_stage.Clips(c, data_dir, out, "train", *enc)
+    if not step:
+        log(dictionary="fitted", left=Dictionary(tok, dec.embed.table).teach(temporal, train))
     clock, r = Clock(minutes, lr, used), random.Random(step + 5)
     params = [p for g in opt.param_groups for p in g["params"]]
     last, avg = clock.spent(), {}
     log(stage="swap", learned=sum(p.numel() for p in params), of=sum(p.numel() for p in dec.parameters()) + dec.embed.table.numel(), share=clock.share())
     while clock.share() < 1:
-        reads = clock.share() >= ALIGN
         clock.set_lr(opt)
         picks = [(r.randrange(len(train)), 0) for _ in range(CLIPS)]
         x, d = train.batch(picks)
         x = x + torch.randn_like(x) * 0.02
         state, visual = temporal(x, torch.arange(x.shape[1]).expand(CLIPS, -1))
         parts = {"dense": sum(talk_stage.dense_loss(heads, state, visual, d).values())}
-        if reads:
-            rows = []
-            for j, (i, m) in enumerate(picks):
-                tell = train.teller(i, m, r.randrange(1 << 30))
-                rows += [(j, f, pk.texts(tell, f / MODEL_FPS, r)) for f in talk_stage.anchors(tell, x.shape[1], EACH, r)]
-            xx, pos, mask, label, weight, plen = pk.pack(dec, visual, rows, c.frames_in_window)
-            h = dec(xx, pos, mask)[:, plen:]
-            on = label >= 0
-            ce = F.cross_entropy(dec.logits(h[on]), label[on], reduction="none")
-            parts["words"] = (ce * weight[on]).sum() / weight[on].sum()
-            loss = parts["words"] + 0.02 * parts["dense"]
-        else:
-            parts["align"] = words.loss(visual, d)
-            loss = parts["align"] + 0.1 * parts["dense"]
+        rows, point = [], torch.full((CLIPS * EACH, talk_stage.PACK), -100)
+        for j, (i, m) in enumerate(picks):
+            tell = train.teller(i, m, r.randrange(1 << 30))
+            for f in talk_stage.anchors(tell, x.shape[1], EACH, r):
+                texts = pk.texts(tell, f / MODEL_FPS, r)
+                p, a = texts[0]
+                if p == pk.prompt("describe"):
+                    point[len(rows), len(p) - 1 : len(p) - 1 + len(a)] = torch.tensor(pk.points(tell, f / MODEL_FPS, a))
+                rows.append((j, f, texts))
+        h, pos, mask, label, weight, plen = pk.pack(dec, visual, rows, c.frames_in_window, talk_stage.MISHEARD)
+        for k, b in enumerate(dec.blocks):
+            h = b(h, pos, mask)
+            if k == POINTS:
+                parts["point"] = F.cross_entropy(heads.point(F.layer_norm(h[:, plen:], h.shape[-1:])).flatten(0, 1), point.flatten(), ignore_index=-100)
+        on = label >= 0
+        ce = F.cross_entropy(dec.logits(dec.norm(h[:, plen:][on])), label[on], reduction="none")
+        parts["words"] = (ce * weight[on]).sum() / weight[on].sum()
+        loss = parts["words"] + 0.2 * parts["point"] + 0.02 * parts["dense"]
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
@@ -238,44 +275,53 @@ def run(lm: str, data_dir: str, out: str, minutes: float, to: str, lr: float = 1
         if clock.spent() - last > 240 or clock.share() >= 1:
             last = clock.spent()
             save(ck, bridge=bridge.state_dict(), heads=heads.state_dict(), dec=dec.learned(), opt=opt.state_dict(), step=step, used=clock.spent())
-    write(c, tok, data_dir, out, to, temporal, dec.merged(), heads, step, len(train))
+    write(c, tok, data_dir, out, base, to, temporal, dec.merged(), heads, step, len(train))
 
 
-def write(c: Config, tok: Tokenizer, data_dir: str, out: str, to: str, temporal, dec, heads, step: int, trained: int, clips: int = 48) -> None:
-    """Scores on validation clips, calibration, and the bundle: fp32 in `to`, checked against PyTorch, then in 8 bits."""
+def write(c: Config, tok: Tokenizer, data_dir: str, out: str, base: str, to: str, temporal, dec, heads, step: int, trained: int, clips: int = 48) -> None:
+    """Scores on validation clips, calibration, and the bundle: what sees comes from the embedded one in `base`, the rest is written
+    in fp32, checked against PyTorch, and the decoder turned into 8 bits."""
     small = Config()
     enc, enc_step = cache.load_encoder(small, out)
     text = TextTower(small)
     text.load_state_dict(torch.load(os.path.join(out, "encoder.pt"), weights_only=True)["text"])
-    for m in (temporal, dec, heads, text):
-        m.eval()
-    dom, threshold = finish.domain(enc, enc_step, small, data_dir, out)
+    with open(os.path.join(base, "manifest.json")) as f:
+        m = json.load(f)
+    if m["scores"]["encoder_steps"] != enc_step:
+        raise SystemExit(f"{base} has an encoder of {m['scores']['encoder_steps']} steps, the connector was trained for one of {enc_step}: run `python -m vlm finish` first")
+    for x in (temporal, dec, heads, text):
+        x.eval()
     val, pk = talk_stage.Clips(c, data_dir, out, "val", enc, enc_step), talk_stage.Packer(c, tok)
     temp, cal = finish.temperature(finish.yesno(c, pk, val, temporal, dec, clips))
     got = talk_stage.evaluate(c, pk, val, temporal, dec, heads, clips)
     temporal.eval(), dec.eval()
-    scores = {"where": "validation clips, PyTorch", "clips": clips, "steps": step, "description_recall": got["recall"], "description_false": got["false"],
+    scores = {"where": "validation clips, PyTorch", "clips": clips, "encoder_steps": enc_step, "swap_steps": step, "description_recall": got["recall"], "description_false": got["false"],
               "changes_exact": got["chg_exact"], "changes_nothing": got["chg_nothing"], **cal}
     scores = {k: round(v, 4) if isinstance(v, float) else v for k, v in scores.items()}
-    name = "lookout-yard-smollm2"
+    log(scores=scores, temperature=temp)
     os.makedirs(to, exist_ok=True)
-    shutil.copyfile(os.path.join(out, "tokenizer.json"), os.path.join(to, "text_tokenizer.json"))  # the text tower keeps its own words
-    with open(os.path.join(to, "MODEL_CARD.md"), "w") as f:
-        f.write(CARD.format(name=name, rank=RANK, clips=trained, scores="\n".join(f"| {k} | {v} |" for k, v in scores.items())))
-    path = os.path.join(out, "tokenizer-swap.json")
-    meta = {"name": name, "domain": {"threshold": threshold}, "calibration": {"yesno_temperature": temp}, "scores": scores, "precision": "int8",
-            "trained_on": f"{trained:,} clips of six seconds of a simulated yard, rendered from seeds and really encoded (H.264, VP8)"}
-    diff = export.write(to, c, path, enc, dom, text, temporal, dec, meta, np.ascontiguousarray(val.data.pixels(0)[:3]))
-    log(scores=scores, temperature=temp, differ=max(diff.values()))
-    if max(diff.values()) > 1e-3:
-        raise SystemExit(f"a graph differs from PyTorch: {diff}")
-    int8(os.path.join(to, "decoder.onnx"))
-    export.manifest(to, c, path, text, meta)
+    f = lambda name: os.path.join(to, name)
+    for name, new in (("encoder.onnx", "encoder.onnx"), ("text.onnx", "text.onnx"), ("tokenizer.json", "text_tokenizer.json")):
+        shutil.copyfile(os.path.join(base, name), f(new))
+    export.speech(to, c, temporal, dec)
+    if (differ := max(check(to, c, temporal, dec))) > 1e-3:
+        raise SystemExit(f"a graph differs from PyTorch by {differ}")
+    quantize.blocks(f("decoder.onnx"), f("decoder.onnx"))
+    shutil.copyfile(os.path.join(out, "tokenizer-swap.json"), f("tokenizer.json"))
+    with open(f("MODEL_CARD.md"), "w") as card:
+        card.write(CARD.format(name=NAME, rank=RANK, clips=trained, scores="\n".join(f"| {k} | {v} |" for k, v in scores.items())))
+    export.manifest(to, c, f("tokenizer.json"), text, {
+        "name": NAME, "domain": m["domain"], "calibration": {"yesno_temperature": temp}, "scores": scores, "precision": "int8", "trained_on": m["trained_on"]})
 
 
-def int8(path: str) -> None:
-    """The graph's matrices in 8 bits, a scale for each 32 weights."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
-    q = MatMulNBitsQuantizer(onnx.load(path), algo_config=DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4, bits=8))
-    q.process()
-    onnx.save(q.model.model, path)
+@torch.no_grad()
+def check(dir: str, c: Config, temporal, dec) -> tuple[float, float]:
+    """How far the connector's and the decoder's graphs are from PyTorch, relative to the values' own size."""
+    x, k, v = torch.randn(2, c.patches, c.dim), *(torch.randn(2, c.temporal_layers, c.window, c.patches, c.dim) for _ in range(2))
+    age = torch.arange(c.window, 0, -1).expand(2, -1)
+    got = export.session(os.path.join(dir, "temporal.onnx")).run(["visual"], {"tokens": x.numpy(), "ring_k": k.numpy(), "ring_v": v.numpy(), "age": age.numpy()})[0]
+    want = temporal.step(x, k, v, age)[0].numpy()
+    h = dec.embed(torch.randint(c.vocab, (1, 40)))
+    logits = dec.logits(dec(h, torch.arange(40)[None], torch.ones(40, 40, dtype=torch.bool).tril()[None, None]))[:, [29, 30, 39]].numpy()
+    said = export.run_decoder(export.session(os.path.join(dir, "decoder.onnx")), c, np.split(h.numpy(), [30, 31], 1))
+    return tuple(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in ((got, want), (said, logits)))
