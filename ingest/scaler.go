@@ -57,6 +57,7 @@ const (
 var planar = []astiav.PixelFormat{astiav.PixelFormatYuv420P, astiav.PixelFormatYuvj420P, astiav.PixelFormatYuv422P, astiav.PixelFormatYuvj422P, astiav.PixelFormatNv12}
 
 func (s *scaler) close() {
+	s.key = scalerKey{} // that of no picture
 	s.rgbOut.close()
 	if s.graph != nil {
 		s.graph.Free()
@@ -83,7 +84,6 @@ func rotation(par *astiav.CodecParameters) int {
 
 func (s *scaler) build(f *astiav.Frame, key scalerKey) error {
 	s.close()
-	s.key = scalerKey{}
 	if d := key.description(); d != "" {
 		if err := s.buildGraph(f, d); err != nil {
 			return err

@@ -72,6 +72,10 @@ func TestConverterIsTheFilter(t *testing.T) {
 				if err := s.rgb(in, &c.cfg, &f); err != nil {
 					t.Fatal(err)
 				}
+				s.close() // and it goes on after that
+				if err := s.rgb(in, &c.cfg, &f); err != nil {
+					t.Fatal(err)
+				}
 				if rest := whole[len(f.Pix):]; !bytes.Equal(rest, bytes.Repeat([]byte{0xA5}, len(rest))) {
 					t.Error("wrote behind the picture")
 				}
