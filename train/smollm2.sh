@@ -22,11 +22,12 @@ fi
 port=${PORT:-8123}
 log=$(mktemp)
 eyes=$(mktemp -d)
+server=
+trap 'kill -9 $server 2>/dev/null; rm -rf "$log" "$eyes"' EXIT # on a mere TERM it would wait for answers that got stuck
 "$python" "$here/goldens/models_golden.py" --checkpoint "$eyes"
 # Offline, or the server would look for a model that it does not have on a hub, for minutes.
 HF_HUB_OFFLINE=1 "$python" -m transformers.commands.transformers_cli serve --host 127.0.0.1 --port "$port" --device cpu >"$log" 2>&1 &
-server=$! # on a mere TERM it would wait for answers that got stuck
-trap 'kill -9 $server 2>/dev/null; rm -rf "$log" "$eyes"' EXIT
+server=$!
 until "$python" -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$port/health', timeout=2)" 2>/dev/null; do
     kill -0 $server 2>/dev/null || { cat "$log" >&2; exit 1; }
     sleep 1
