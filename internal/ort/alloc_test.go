@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// A run that may be stopped costs a few small allocations, whatever the graph
-// takes; one that may not costs none.
+// A run that may be stopped costs a few small allocations, and the binding
+// library one for each input and output; one that may not costs none.
 func TestWhatARunAllocates(t *testing.T) {
 	e := open(t, Config{})
 	b := slow(t, e, 1)
