@@ -270,7 +270,7 @@ def run(lm: str, base: str, data_dir: str, out: str, minutes: float, to: str, lr
         step += 1
         for k, v in parts.items():
             avg[k] = 0.95 * avg.get(k, v.item()) + 0.05 * v.item()
-        if step % 20 == 0:
+        if step % 10 == 0:
             log(step=step, share=clock.share(), **avg)
         if clock.spent() - last > 240 or clock.share() >= 1:
             last = clock.spent()
