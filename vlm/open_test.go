@@ -52,6 +52,41 @@ func TestPreparedModelsSayTheSame(t *testing.T) {
 	}
 }
 
+// So do pairs.
+func TestPreparedPairsSayTheSame(t *testing.T) {
+	for _, name := range []string{"clip-a", "clip-b", "siglip-a", "siglip-b"} {
+		g := unpack(t, "testdata/"+name+".tar.gz")
+		dir := t.TempDir()
+		see := func(cache string) [][]float32 {
+			env, err := ort.Open(ort.Config{Device: "cpu", Threads: 1, CacheDir: cache})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer env.Close()
+			p, err := OpenPair(g.dir, env, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			all, err := p.EmbedText(t.Context(), []string{"a dog", "a red van in the yard"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, err := p.EmbedImage(t.Context(), picture(64, 48, 7, 0))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return append(all, v)
+		}
+		want := see("")
+		for _, how := range []string{"preparing", "prepared"} {
+			for i, got := range see(dir) {
+				closeTo(t, name+", "+how, got, want[i], 1e-5)
+			}
+		}
+	}
+}
+
 // The start of a model with real weights, with graphs that are prepared and
 // without.
 func BenchmarkOpen(b *testing.B) {

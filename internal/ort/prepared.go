@@ -18,11 +18,13 @@ import (
 	ortgo "github.com/yalue/onnxruntime_go"
 )
 
-// Before it runs a graph the library rewrites it and packs its weights as the
-// CPU's kernels read them. That is done once a machine: the result is kept as a
-// folder of the graph and, in a file beside it, its weights, which are mapped
-// and not read: loading costs a third of what it would, and processes share the
-// memory.
+// Before it runs a graph the library rewrites it. That is done once a machine:
+// the result is kept as a folder of the graph and, in a file beside it, its
+// weights, which are mapped and not copied: loading costs a third of what it
+// would, and processes share the memory. The weights as the CPU's kernels pack
+// them could be kept too, for little more; but the library then maps them where
+// they happen to lie in the file, and kernels that want them at multiples of 64
+// bytes crash (ONNX Runtime 1.24.4, save_external_prepacked_constant_initializers).
 const (
 	preparedGraph   = "graph.onnx"
 	preparedWeights = "weights"
@@ -242,7 +244,7 @@ func roomFor(dir string, n int64) bool {
 // preparedName is the name of a graph prepared by this library on this kind of
 // machine: layouts chosen for one CPU are wrong for another.
 func preparedName(id, version, device string) string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{"3", id, version, device, cpuID()}, "\n")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{"4", id, version, device, cpuID()}, "\n")))
 	return hex.EncodeToString(sum[:12])
 }
 

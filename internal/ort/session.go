@@ -150,7 +150,6 @@ func (e *Env) build(src Source, level ortgo.GraphOptimizationLevel, keep string,
 		for _, c := range [][2]string{
 			{"session.optimized_model_external_initializers_file_name", preparedWeights},
 			{"session.optimized_model_external_initializers_min_size_in_bytes", "1024"},
-			{"session.save_external_prepacked_constant_initializers", "1"},
 		} {
 			set(func() error { return o.AddSessionConfigEntry(c[0], c[1]) })
 		}
