@@ -665,7 +665,8 @@ def main():
     sizes_of = json.loads(args.sizes.read_text())
     if args.checkpoint:
         model, _, proc = llava_model(dict(sizes_of["llava"][0]))
-        proc.tokenizer.model_input_names = ["input_ids", "attention_mask"]
+        # Without token_type_ids, which LLaVA does not take. What was given at the start is saved, with the value it has by then.
+        proc.tokenizer.model_input_names = proc.tokenizer.init_kwargs["model_input_names"] = ["input_ids", "attention_mask"]
         model.save_pretrained(args.checkpoint)
         proc.save_pretrained(args.checkpoint)
         return
