@@ -209,28 +209,37 @@ class Dictionary:
         return float((((got - y) ** 2) * w).sum() / (((y - mean) ** 2) * w).sum())
 
 
-def prepare(lm: str, data_dir: str, out: str):
+def prepare(lm: str, out: str):
     c = config(lm)
     tok = tokenizer(lm, os.path.join(out, "tokenizer-swap.json"))
     weights = read_safetensors(os.path.join(lm, "model.safetensors"))
-    small = Temporal(Config())
-    small.load_state_dict(torch.load(os.path.join(out, "talk.pt"), weights_only=True)["temporal"])
+    small, talk = Temporal(Config()), torch.load(os.path.join(out, "talk.pt"), weights_only=True)
+    small.load_state_dict(talk["temporal"])
     dec = Adapted(c, weights, tok)
-    return c, tok, dec, connect(small, c, dec.embed.table.norm(dim=-1).mean().item())
+    return talk["step"], c, tok, dec, connect(small, c, dec.embed.table.norm(dim=-1).mean().item())
+
+
+def manifest(base: str, encoder_step: int) -> dict:
+    """The embedded bundle's, if its encoder is the one that the connector learns behind."""
+    with open(os.path.join(base, "manifest.json")) as f:
+        m = json.load(f)
+    if (has := m["scores"]["encoder_steps"]) != encoder_step:
+        raise SystemExit(f"{base} has an encoder of {has} steps, the checkpoint is of {encoder_step}: run `python -m vlm finish` first")
+    return m
 
 
 def run(lm: str, base: str, data_dir: str, out: str, minutes: float, to: str, lr: float = 1e-3) -> None:
     torch.manual_seed(3)
-    c, tok, dec, temporal = prepare(lm, data_dir, out)
+    talked, c, tok, dec, temporal = prepare(lm, out)
     heads, pk = talk_stage.Heads(c), talk_stage.Packer(c, tok)
     bridge = temporal.connector[1]
     opt = adamw(bridge, heads, dec, lr=lr)
     ck, step, used = os.path.join(out, "swap.pt"), 0, 0.0
-    if os.path.exists(ck):
-        s = torch.load(ck, weights_only=True)
+    if os.path.exists(ck) and (s := torch.load(ck, weights_only=True))["talk_step"] == talked:  # else the visual tokens are others
         bridge.load_state_dict(s["bridge"]), heads.load_state_dict(s["heads"]), dec.load_state_dict(s["dec"], strict=False), opt.load_state_dict(s["opt"])
         step, used = s["step"], s["used"]
     enc = cache.load_encoder(Config(), out)
+    manifest(base, enc[1])
     train = talk_stage.Clips(c, data_dir, out, "train", *enc)
     if not step:
         log(dictionary="fitted", left=Dictionary(tok, dec.embed.table).teach(temporal, train))
@@ -274,7 +283,7 @@ def run(lm: str, base: str, data_dir: str, out: str, minutes: float, to: str, lr
             log(step=step, share=clock.share(), **avg)
         if clock.spent() - last > 240 or clock.share() >= 1:
             last = clock.spent()
-            save(ck, bridge=bridge.state_dict(), heads=heads.state_dict(), dec=dec.learned(), opt=opt.state_dict(), step=step, used=clock.spent())
+            save(ck, bridge=bridge.state_dict(), heads=heads.state_dict(), dec=dec.learned(), opt=opt.state_dict(), step=step, talk_step=talked, used=clock.spent())
     write(c, tok, data_dir, out, base, to, temporal, dec.merged(), heads, step, len(train))
 
 
@@ -285,10 +294,7 @@ def write(c: Config, tok: Tokenizer, data_dir: str, out: str, base: str, to: str
     enc, enc_step = cache.load_encoder(small, out)
     text = TextTower(small)
     text.load_state_dict(torch.load(os.path.join(out, "encoder.pt"), weights_only=True)["text"])
-    with open(os.path.join(base, "manifest.json")) as f:
-        m = json.load(f)
-    if m["scores"]["encoder_steps"] != enc_step:
-        raise SystemExit(f"{base} has an encoder of {m['scores']['encoder_steps']} steps, the connector was trained for one of {enc_step}: run `python -m vlm finish` first")
+    m = manifest(base, enc_step)
     for x in (temporal, dec, heads, text):
         x.eval()
     val, pk = talk_stage.Clips(c, data_dir, out, "val", enc, enc_step), talk_stage.Packer(c, tok)
