@@ -6,6 +6,8 @@ import (
 	"iter"
 	"math"
 	"strings"
+
+	"github.com/lookout-video/lookout/internal/lane"
 )
 
 // Task is what a Request wants to know.
@@ -176,9 +178,9 @@ func (s *Session) next(logits []float32, req Request) (int, error) {
 
 // decode takes one token into the cache, or into the lane's copy of it, and
 // gives the logits of the next. It allocates nothing.
-func (s *Session) decode(ctx context.Context, a *lane, id int) ([]float32, error) {
+func (s *Session) decode(ctx context.Context, a *lane.Lane, id int) ([]float32, error) {
 	if a != nil {
-		return a.step(ctx, id)
+		return a.Step(ctx, id)
 	}
 	if err := s.step(ctx, id); err != nil {
 		return nil, err

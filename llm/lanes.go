@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/lookout-video/lookout/internal/lane"
 	"github.com/lookout-video/lookout/internal/ort"
 	"github.com/lookout-video/lookout/tensor"
 )
@@ -22,40 +21,16 @@ const gather = 200 * time.Microsecond
 // lanes decode the answers of several sessions together. A run reads the weights
 // once and starts its operators once, for however many tokens: one token of the
 // embedded model takes 0.41 ms of CPU, four in a run 0.12 ms each, eight 0.10.
-// A session that speaks alone does so by itself, as there is nobody to wait for.
-// One that begins while another speaks copies its cache into a lane, 200 kB, and
-// nothing back: what an answer leaves in the cache is not kept.
+// To enter a lane costs a session a copy of its cache, 200 kB.
 type lanes struct {
-	m        *Model
-	speaking atomic.Int32 // sessions, alone or in lanes
-	active   atomic.Int32 // lanes in use
-	asks     chan *lane
-	stop     chan struct{}
-	ended    chan struct{}
+	*lane.Set
+	m *Model
 
-	mu    sync.Mutex // guards the lanes' use and whether run has begun
-	begun bool
-	all   [maxLanes]*lane
-
-	// run holds what the runs read and write: it is locked while one lasts and
-	// while a session copies its cache.
-	run          sync.Mutex
 	keys, values [][]float32 // a layer each: [maxLanes, kvHeads, maxContext, headDim]
 	mask         []int64     // [maxLanes, maxContext]
 	ids          []int64
 	x, logits    []float32
 	plans        [maxLanes + 1]*plan
-}
-
-// lane is the place of one session's answer.
-type lane struct {
-	l    *lanes
-	at   int // its number
-	used bool
-	len  int // tokens in its cache
-	id   int64
-	out  []float32 // logits of the next token
-	done chan error
 }
 
 // newLanes gives nil where a run takes one session only, or a device is fed
@@ -71,11 +46,12 @@ func newLanes(m *Model, device string) *lanes {
 			}
 		}
 	}
-	return &lanes{m: m, asks: make(chan *lane), stop: make(chan struct{}), ended: make(chan struct{})}
+	l := &lanes{m: m}
+	l.Set = lane.New(lane.Config{Most: maxLanes, Vocab: m.dec.Vocab, Wait: gather, Begin: l.begin, Decode: l.decode, Closed: ErrClosed})
+	return l
 }
 
-// begin makes room at the first use.
-func (l *lanes) begin() {
+func (l *lanes) begin([]*lane.Lane) bool {
 	d := l.m.dec
 	for range d.Layers {
 		l.keys = append(l.keys, make([]float32, maxLanes*d.KVHeads*d.MaxContext*d.HeadDim))
@@ -83,119 +59,46 @@ func (l *lanes) begin() {
 	}
 	l.mask, l.ids = make([]int64, maxLanes*d.MaxContext), make([]int64, maxLanes)
 	l.x, l.logits = make([]float32, maxLanes*d.Width), make([]float32, maxLanes*d.Vocab)
-	for i := range l.all {
-		l.all[i] = &lane{l: l, at: i, out: make([]float32, d.Vocab), done: make(chan error, 1)}
-	}
-	l.begun = true
-	go l.serve()
+	return true
 }
 
 // enter gives a lane with the session's cache, or nil when it is to decode
 // alone. leave must follow either.
-func (l *lanes) enter(s *Session) *lane {
-	if l == nil || l.speaking.Add(1) == 1 {
+func (l *lanes) enter(s *Session) *lane.Lane {
+	if l == nil {
 		return nil
 	}
-	l.mu.Lock()
-	if !l.begun {
-		l.begin()
+	return l.Enter(func(a *lane.Lane) { l.take(a, s) })
+}
+
+func (l *lanes) leave(a *lane.Lane) {
+	if l != nil {
+		l.Leave(a)
 	}
-	var a *lane
-	for _, a = range l.all { // the lowest: a run takes all lanes up to the highest
-		if !a.used {
-			break
-		}
-	}
-	if a.used {
-		l.mu.Unlock()
-		return nil
-	}
-	a.used = true
-	l.mu.Unlock()
+}
+
+// take copies the session's cache into the lane.
+func (l *lanes) take(a *lane.Lane, s *Session) {
 	d := l.m.dec
-	l.run.Lock()
-	defer l.run.Unlock()
 	for i := range d.Layers {
 		for h := range d.KVHeads {
 			from, size := h*d.MaxContext*d.HeadDim, s.len*d.HeadDim
-			to := a.at*d.KVHeads*d.MaxContext*d.HeadDim + from
+			to := a.N*d.KVHeads*d.MaxContext*d.HeadDim + from
 			copy(l.keys[i][to:to+size], s.keys[i][from:])
 			copy(l.values[i][to:to+size], s.values[i][from:])
 		}
 	}
-	a.len = s.len
-	l.active.Add(1)
-	return a
-}
-
-// leave ends an answer; a is what enter gave.
-func (l *lanes) leave(a *lane) {
-	if l == nil {
-		return
-	}
-	if a != nil {
-		l.run.Lock()
-		a.len = 0
-		l.run.Unlock()
-		l.active.Add(-1)
-		l.mu.Lock()
-		a.used = false
-		l.mu.Unlock()
-	}
-	l.speaking.Add(-1)
-}
-
-// step takes one token into the lane's cache and gives the logits of the next,
-// which hold until then. Once its run has begun it waits for the end.
-func (a *lane) step(ctx context.Context, id int) ([]float32, error) {
-	a.id = int64(id)
-	select {
-	case a.l.asks <- a:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-a.l.ended:
-		return nil, ErrClosed
-	}
-	return a.out, <-a.done
-}
-
-// serve runs the lanes until close.
-func (l *lanes) serve() {
-	defer close(l.ended)
-	late := time.NewTimer(0)
-	defer late.Stop()
-	waiting := make([]*lane, 0, maxLanes)
-	for {
-		select {
-		case <-l.stop:
-			return
-		case a := <-l.asks:
-			waiting = append(waiting[:0], a)
-		}
-		late.Reset(gather)
-		for open := true; open && len(waiting) < int(l.active.Load()); {
-			select {
-			case a := <-l.asks:
-				waiting = append(waiting, a)
-			case <-late.C:
-				open = false
-			}
-		}
-		err := l.decode(waiting)
-		for _, a := range waiting {
-			a.done <- err
-		}
-	}
+	a.Len = s.len
 }
 
 // decode takes one token into the cache of each lane that waits.
-func (l *lanes) decode(waiting []*lane) error {
-	l.run.Lock()
-	defer l.run.Unlock()
+func (l *lanes) decode(waiting []*lane.Lane) error {
+	l.Run.Lock()
+	defer l.Run.Unlock()
 	n := 0
 	for _, a := range waiting {
-		l.ids[a.at] = a.id
-		n = max(n, a.at+1)
+		l.ids[a.N] = a.ID
+		n = max(n, a.N+1)
 	}
 	p, err := l.plan(n)
 	if err != nil {
@@ -207,7 +110,7 @@ func (l *lanes) decode(waiting []*lane) error {
 	for i := range n {
 		row := l.mask[i*d.MaxContext : (i+1)*d.MaxContext]
 		clear(row)
-		for k := range min(l.all[i].len+1, len(row)) {
+		for k := range min(l.All[i].Len+1, len(row)) {
 			row[k] = 1
 		}
 	}
@@ -218,8 +121,8 @@ func (l *lanes) decode(waiting []*lane) error {
 		return err
 	}
 	for _, a := range waiting { // the next run may be of others
-		a.len++
-		copy(a.out, l.logits[a.at*d.Vocab:])
+		a.Len++
+		copy(a.Logits, l.logits[a.N*d.Vocab:])
 	}
 	return nil
 }
@@ -268,21 +171,10 @@ func bindCache(b *ort.Binding, layer int, what string, v tensor.View[float32]) e
 	return errors.Join(errs...)
 }
 
-// close ends serve; the sessions are closed.
+// close waits for the end of a run; the sessions are closed.
 func (l *lanes) close() {
-	if l == nil {
+	if l == nil || !l.Close() {
 		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	select {
-	case <-l.stop:
-		return
-	default:
-	}
-	close(l.stop)
-	if l.begun {
-		<-l.ended
 	}
 	for _, p := range l.plans {
 		if p != nil {

@@ -3,6 +3,8 @@ package llm
 import (
 	"sync"
 	"testing"
+
+	"github.com/lookout-video/lookout/internal/lane"
 )
 
 // speaks answers while the caller holds the model's voice, so that it gets a
@@ -47,11 +49,10 @@ func TestLanesSayTheSame(t *testing.T) {
 				sessions = append(sessions, s)
 				alone = append(alone, speaks(t, s, requests[i%len(requests)]))
 			}
-			if m.lanes.begun {
+			if begun, _, _, _ := m.lanes.State(); begun {
 				t.Error("a session that spoke alone took a lane")
 			}
-			m.lanes.speaking.Add(1) // somebody speaks all the time
-			defer m.lanes.speaking.Add(-1)
+			defer m.lanes.Speak()() // somebody speaks all the time
 			// Where the machine is busy it takes some rounds until all lanes meet in one run.
 			for round := 0; round < 3 || round < 200 && m.lanes.plans[maxLanes] == nil; round++ {
 				together := make([]string, len(sessions))
@@ -66,8 +67,8 @@ func TestLanesSayTheSame(t *testing.T) {
 					}
 				}
 			}
-			if m.lanes.plans[maxLanes] == nil || m.lanes.active.Load() != 0 || m.lanes.speaking.Load() != 1 {
-				t.Errorf("not all lanes were used, or not given back: %d active, %d speak", m.lanes.active.Load(), m.lanes.speaking.Load())
+			if _, _, active, speaking := m.lanes.State(); m.lanes.plans[maxLanes] == nil || active != 0 || speaking != 1 {
+				t.Errorf("not all lanes were used, or not given back: %d active, %d speak", active, speaking)
 			}
 		})
 	}
@@ -76,15 +77,15 @@ func TestLanesSayTheSame(t *testing.T) {
 func TestLanesDoNotAllocate(t *testing.T) {
 	m := load(t, "half")
 	s := session(t, m)
-	m.lanes.speaking.Add(1)
+	defer m.lanes.Speak()()
 	a := m.lanes.enter(s)
 	defer m.lanes.leave(a)
-	ctx, n := t.Context(), a.len
+	ctx, n := t.Context(), a.Len
 	if got := testing.AllocsPerRun(100, func() {
-		if _, err := a.step(ctx, 40); err != nil {
+		if _, err := a.Step(ctx, 40); err != nil {
 			t.Fatal(err)
 		}
-		a.len = n
+		a.Len = n
 	}); got != 0 {
 		t.Errorf("%v allocations a token", got)
 	}
@@ -94,8 +95,8 @@ func TestLanesDoNotAllocate(t *testing.T) {
 // after the other.
 func BenchmarkLanes(b *testing.B) {
 	m := embedded(b)
-	var all []*lane
-	m.lanes.speaking.Add(1)
+	var all []*lane.Lane
+	defer m.lanes.Speak()()
 	for range maxLanes {
 		s := session(b, m)
 		for k := range m.FramesInWindow() {
@@ -105,8 +106,8 @@ func BenchmarkLanes(b *testing.B) {
 		}
 		all = append(all, m.lanes.enter(s))
 	}
-	n := all[0].len
-	for name, groups := range map[string][][]*lane{"together": {all}, "in turn": {all[:1], all[:1], all[:1], all[:1], all[:1], all[:1], all[:1], all[:1]}} {
+	n := all[0].Len
+	for name, groups := range map[string][][]*lane.Lane{"together": {all}, "in turn": {all[:1], all[:1], all[:1], all[:1], all[:1], all[:1], all[:1], all[:1]}} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
 				for _, g := range groups {
@@ -114,7 +115,7 @@ func BenchmarkLanes(b *testing.B) {
 						b.Fatal(err)
 					}
 					for _, a := range g {
-						a.len = n
+						a.Len = n
 					}
 				}
 			}

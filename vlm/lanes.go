@@ -5,10 +5,9 @@ import (
 	"errors"
 	"math"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/lookout-video/lookout/internal/lane"
 	"github.com/lookout-video/lookout/internal/ort"
 	"github.com/lookout-video/lookout/llm"
 	"github.com/lookout-video/lookout/tensor"
@@ -24,25 +23,12 @@ const together = 500 * time.Microsecond
 // lanes decode the answers of several sessions in one run, as package llm does
 // for its models: the weights are read and unpacked once for all. A token of
 // SmolLM2-135M in 4 bits behind 640 takes 19.3 ms of CPU alone, 12.1 ms each
-// of two and 9.5 ms each of four. A session that speaks alone does so by
-// itself. One that begins while another speaks copies its cache into a lane, as
-// much as a token or two cost, and nothing back.
+// of two and 9.5 ms each of four. To enter a lane costs as much as a token or
+// two.
 type lanes struct {
-	g        *graphs
-	speaking atomic.Int32 // sessions, alone or in lanes
-	active   atomic.Int32 // lanes in use
-	asks     chan *lane
-	stop     chan struct{}
-	ended    chan struct{}
+	*lane.Set
+	g *graphs
 
-	mu    sync.Mutex // guards the lanes' use and what follows
-	begun bool
-	unfit bool // the graph does not give for several what it gives for one
-	all   [maxLanes]*lane
-
-	// run holds what the runs read and write: it is locked while one lasts and
-	// while a session copies its cache.
-	run    sync.Mutex
 	room   int         // positions of each lane
 	f32    [][]float32 // each cache tensor: [maxLanes, heads, room, headDim]
 	f16    [][]uint16
@@ -60,17 +46,6 @@ type lanePlan struct {
 	embed *ort.Binding // nil where the graph embeds
 }
 
-// lane is the place of one session's answer.
-type lane struct {
-	l    *lanes
-	n    int // its number
-	used bool
-	len  int // tokens in its cache
-	id   int64
-	out  []float32 // logits of the next token
-	done chan error
-}
-
 // newLanes gives nil where a run takes one session only, or a device is fed from
 // memory that is not its own.
 func newLanes(g *graphs, device string) *lanes {
@@ -86,25 +61,22 @@ func newLanes(g *graphs, device string) *lanes {
 			return nil
 		}
 	}
-	return &lanes{g: g, asks: make(chan *lane), stop: make(chan struct{}), ended: make(chan struct{})}
+	l := &lanes{g: g}
+	l.Set = lane.New(lane.Config{Most: maxLanes, Vocab: g.vocab, Wait: together, Begin: l.begin, Decode: l.decode, Closed: llm.ErrClosed})
+	return l
 }
 
-// begin makes room at the first use, and tries whether the graph is fit.
-func (l *lanes) begin() {
-	l.begun = true
+// begin makes room, and tries whether the graph is fit.
+func (l *lanes) begin(all []*lane.Lane) bool {
 	l.f32, l.f16 = make([][]float32, 2*l.g.layers), make([][]uint16, 2*l.g.layers)
 	l.ids, l.at = make([]int64, maxLanes), make([]int64, maxLanes)
 	l.embeds, l.logits = make([]float32, maxLanes*l.g.width), make([]float32, maxLanes*l.g.vocab)
-	for i := range l.all {
-		l.all[i] = &lane{l: l, n: i, out: make([]float32, l.g.vocab), done: make(chan error, 1)}
-	}
 	l.widen(8)
-	l.unfit = l.trial() != nil
-	go l.serve()
+	return l.trial(all) == nil
 }
 
 // trial decodes for two sessions of unlike length together and each by itself.
-func (l *lanes) trial() error {
+func (l *lanes) trial(all []*lane.Lane) error {
 	ctx := context.Background()
 	var alone [2]*decoder
 	for i := range alone {
@@ -116,18 +88,18 @@ func (l *lanes) trial() error {
 				return err
 			}
 		}
-		l.all[i].id = int64(3 + i)
-		l.take(l.all[i], d)
-		if err := d.next1(ctx, nil, []int64{l.all[i].id}); err != nil {
+		all[i].ID = int64(3 + i)
+		l.take(all[i], d)
+		if err := d.next1(ctx, nil, []int64{all[i].ID}); err != nil {
 			return err
 		}
 	}
-	err := l.decode(l.all[:2])
+	err := l.decode(all[:2])
 	for i, d := range alone {
-		l.all[i].len = 0
+		all[i].Len = 0
 		most, off := 0.0, 0.0
 		for k, x := range d.logits {
-			most, off = max(most, math.Abs(float64(x))), max(off, math.Abs(float64(x-l.all[i].out[k])))
+			most, off = max(most, math.Abs(float64(x))), max(off, math.Abs(float64(x-all[i].Logits[k])))
 		}
 		if !(off <= 0.05*most) && err == nil { // int4 rounds otherwise for one row than for several
 			err = errors.New("vlm: the decoder does not give for several sessions what it gives for one")
@@ -138,44 +110,32 @@ func (l *lanes) trial() error {
 
 // enter gives a lane with the decoder's cache, or nil when it is to decode
 // alone. leave must follow either.
-func (l *lanes) enter(d *decoder) *lane {
-	if l == nil || l.speaking.Add(1) == 1 {
+func (l *lanes) enter(d *decoder) *lane.Lane {
+	if l == nil {
 		return nil
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.begun {
-		l.begin()
+	return l.Enter(func(a *lane.Lane) { l.take(a, d) })
+}
+
+func (l *lanes) leave(a *lane.Lane) {
+	if l != nil {
+		l.Leave(a)
 	}
-	if l.unfit {
-		return nil
-	}
-	for _, a := range l.all { // the lowest: a run takes all lanes up to the highest
-		if !a.used {
-			a.used = true
-			l.take(a, d)
-			l.active.Add(1)
-			return a
-		}
-	}
-	return nil
 }
 
 // take copies the decoder's cache into the lane.
-func (l *lanes) take(a *lane, d *decoder) {
-	l.run.Lock()
-	defer l.run.Unlock()
+func (l *lanes) take(a *lane.Lane, d *decoder) {
 	l.widen(min(d.room[0], l.g.limit)) // which has room for the answer
 	g := l.g
 	from, to := d.room[0]*g.headDim, l.room*g.headDim
 	for i := range 2 * g.layers {
 		if g.half {
-			paste(l.f16[i][a.n*g.heads*to:], d.f16[0][i], g.heads, to, from, d.len*g.headDim)
+			paste(l.f16[i][a.N*g.heads*to:], d.f16[0][i], g.heads, to, from, d.len*g.headDim)
 		} else {
-			paste(l.f32[i][a.n*g.heads*to:], d.f32[0][i], g.heads, to, from, d.len*g.headDim)
+			paste(l.f32[i][a.N*g.heads*to:], d.f32[0][i], g.heads, to, from, d.len*g.headDim)
 		}
 	}
-	a.len = d.len
+	a.Len = d.len
 }
 
 // widen makes each lane hold n positions.
@@ -202,74 +162,14 @@ func (l *lanes) widen(n int) {
 	}
 }
 
-// leave ends an answer; a is what enter gave.
-func (l *lanes) leave(a *lane) {
-	if l == nil {
-		return
-	}
-	if a != nil {
-		l.run.Lock()
-		a.len = 0
-		l.run.Unlock()
-		l.active.Add(-1)
-		l.mu.Lock()
-		a.used = false
-		l.mu.Unlock()
-	}
-	l.speaking.Add(-1)
-}
-
-// step takes one token into the lane's cache and gives the logits of the next,
-// which hold until then. Once its run has begun it waits for the end.
-func (a *lane) step(ctx context.Context, id int) ([]float32, error) {
-	a.id = int64(id)
-	select {
-	case a.l.asks <- a:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-a.l.ended:
-		return nil, llm.ErrClosed
-	}
-	return a.out, <-a.done
-}
-
-// serve runs the lanes until close.
-func (l *lanes) serve() {
-	defer close(l.ended)
-	late := time.NewTimer(0)
-	defer late.Stop()
-	waiting := make([]*lane, 0, maxLanes)
-	for {
-		select {
-		case <-l.stop:
-			return
-		case a := <-l.asks:
-			waiting = append(waiting[:0], a)
-		}
-		late.Reset(together)
-		for open := true; open && len(waiting) < int(l.active.Load()); {
-			select {
-			case a := <-l.asks:
-				waiting = append(waiting, a)
-			case <-late.C:
-				open = false
-			}
-		}
-		err := l.decode(waiting)
-		for _, a := range waiting {
-			a.done <- err
-		}
-	}
-}
-
 // decode takes one token into the cache of each lane that waits.
-func (l *lanes) decode(waiting []*lane) error {
-	l.run.Lock()
-	defer l.run.Unlock()
+func (l *lanes) decode(waiting []*lane.Lane) error {
+	l.Run.Lock()
+	defer l.Run.Unlock()
 	n, longest := 0, 0
 	for _, a := range waiting {
-		l.ids[a.n] = a.id
-		n, longest = max(n, a.n+1), max(longest, a.len+1)
+		l.ids[a.N] = a.ID
+		n, longest = max(n, a.N+1), max(longest, a.Len+1)
 	}
 	l.widen(longest)
 	p, err := l.plan(n)
@@ -281,10 +181,10 @@ func (l *lanes) decode(waiting []*lane) error {
 	for i := range n {
 		row := l.mask[i*l.room : (i+1)*l.room]
 		clear(row)
-		for k := range min(l.all[i].len+1, l.room) {
+		for k := range min(l.All[i].Len+1, l.room) {
 			row[k] = 1
 		}
-		l.at[i] = int64(min(l.all[i].len, l.room-1))
+		l.at[i] = int64(min(l.All[i].Len, l.room-1))
 	}
 	ctx := context.Background()
 	if p.embed != nil {
@@ -296,8 +196,8 @@ func (l *lanes) decode(waiting []*lane) error {
 		return err
 	}
 	for _, a := range waiting { // the next run may be of others
-		a.len++
-		copy(a.out, l.logits[a.n*l.g.vocab:])
+		a.Len++
+		copy(a.Logits, l.logits[a.N*l.g.vocab:])
 	}
 	return nil
 }
@@ -375,21 +275,10 @@ func (p *lanePlan) close() {
 	}
 }
 
-// close ends serve; the sessions are closed.
+// close waits for the end of a run; the sessions are closed.
 func (l *lanes) close() {
-	if l == nil {
+	if l == nil || !l.Close() {
 		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	select {
-	case <-l.stop:
-		return
-	default:
-	}
-	close(l.stop)
-	if l.begun {
-		<-l.ended
 	}
 	for _, p := range l.plans {
 		p.close()

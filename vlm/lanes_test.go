@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/lookout-video/lookout/internal/lane"
 	"github.com/lookout-video/lookout/internal/ort"
 	"github.com/lookout-video/lookout/internal/testmodel"
 )
@@ -61,7 +62,7 @@ func goOn(t *testing.T, l *lanes, d *decoder, n int) (ids []int) {
 		if a == nil {
 			err = d.next1(t.Context(), nil, []int64{int64(id)})
 		} else {
-			d.logits, err = a.step(t.Context(), id)
+			d.logits, err = a.Step(t.Context(), id)
 		}
 		if err != nil {
 			t.Error(err)
@@ -85,11 +86,10 @@ func TestLanesSayTheSame(t *testing.T) {
 	for i := range sessions {
 		alone[i] = goOn(t, l, prompted(t, g, 3+i, 2+5*i), 20)
 	}
-	if l.begun {
+	if begun, _, _, _ := l.State(); begun {
 		t.Error("a session that spoke alone took a lane")
 	}
-	l.speaking.Add(1) // somebody speaks all the time
-	defer l.speaking.Add(-1)
+	defer l.Speak()() // somebody speaks all the time
 	var all [sessions]*decoder
 	for i := range all {
 		all[i] = prompted(t, g, 3+i, 2+5*i)
@@ -108,8 +108,8 @@ func TestLanesSayTheSame(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	if l.unfit || l.plans[maxLanes] == nil || l.active.Load() != 0 || l.speaking.Load() != 1 {
-		t.Errorf("not all lanes were used, or not given back: %d active, %d speak", l.active.Load(), l.speaking.Load())
+	if _, fit, active, speaking := l.State(); !fit || l.plans[maxLanes] == nil || active != 0 || speaking != 1 {
+		t.Errorf("not all lanes were used, or not given back: %d active, %d speak", active, speaking)
 	}
 }
 
@@ -118,15 +118,15 @@ func TestLanesDoNotAllocate(t *testing.T) {
 	g := several(t)
 	l := newLanes(g, "cpu")
 	defer l.close()
-	l.speaking.Add(1)
+	defer l.Speak()()
 	a := l.enter(prompted(t, g, 1, 4))
 	defer l.leave(a)
-	ctx, n := t.Context(), a.len
+	ctx, n := t.Context(), a.Len
 	if got := testing.AllocsPerRun(100, func() {
-		if _, err := a.step(ctx, 40); err != nil {
+		if _, err := a.Step(ctx, 40); err != nil {
 			t.Fatal(err)
 		}
-		a.len = n
+		a.Len = n
 	}); got != 0 {
 		t.Errorf("%v allocations a token", got)
 	}
@@ -153,8 +153,8 @@ func BenchmarkLanes(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	m.lanes.speaking.Add(1)
-	var all []*lane
+	defer m.lanes.Speak()()
+	var all []*lane.Lane
 	for range maxLanes {
 		d := m.g.newDecoder()
 		defer d.close()
@@ -163,13 +163,13 @@ func BenchmarkLanes(b *testing.B) {
 		}
 		all = append(all, m.lanes.enter(d))
 	}
-	if m.lanes.unfit {
+	if _, fit, _, _ := m.lanes.State(); !fit {
 		b.Fatal("several sessions get something else than one")
 	}
 	for _, c := range []struct {
 		name   string
-		groups [][]*lane
-	}{{"together", [][]*lane{all}}, {"in turn", [][]*lane{all[:1], all[:1], all[:1], all[:1]}}} {
+		groups [][]*lane.Lane
+	}{{"together", [][]*lane.Lane{all}}, {"in turn", [][]*lane.Lane{all[:1], all[:1], all[:1], all[:1]}}} {
 		b.Run(c.name, func(b *testing.B) {
 			before := cpuTime(b)
 			for b.Loop() {
@@ -178,7 +178,7 @@ func BenchmarkLanes(b *testing.B) {
 						b.Fatal(err)
 					}
 					for _, a := range g {
-						a.len = len(ids)
+						a.Len = len(ids)
 					}
 				}
 			}

@@ -134,11 +134,13 @@ func TestRealWeightsInLanes(t *testing.T) {
 		say(t, sessions[i], q, 8) // read anew; asked again only the prompt's last token is
 		alone[i] = say(t, sessions[i], q, 8)
 	}
-	if m.lanes == nil || m.lanes.begun {
-		t.Fatal("no lanes, or one for a session that spoke alone")
+	if m.lanes == nil {
+		t.Fatal("no lanes")
 	}
-	m.lanes.speaking.Add(1) // somebody speaks all the time
-	defer m.lanes.speaking.Add(-1)
+	if begun, _, _, _ := m.lanes.State(); begun {
+		t.Fatal("a lane for a session that spoke alone")
+	}
+	defer m.lanes.Speak()() // somebody speaks all the time
 	var wg sync.WaitGroup
 	var same atomic.Int32
 	for i, q := range questions {
@@ -157,7 +159,7 @@ func TestRealWeightsInLanes(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if same.Load() == 0 || m.lanes.unfit || !m.lanes.begun || m.lanes.active.Load() != 0 {
-		t.Errorf("%d answers as alone; lanes: unfit %v, used %v, %d active", same.Load(), m.lanes.unfit, m.lanes.begun, m.lanes.active.Load())
+	if begun, fit, active, _ := m.lanes.State(); same.Load() == 0 || !fit || !begun || active != 0 {
+		t.Errorf("%d answers as alone; lanes: fit %v, used %v, %d active", same.Load(), fit, begun, active)
 	}
 }

@@ -202,7 +202,7 @@ func (s *Session) answer(ctx context.Context, req Request, give func(llm.Piece) 
 			return nil
 		}
 		if a != nil {
-			s.d.logits, err = a.step(ctx, id)
+			s.d.logits, err = a.Step(ctx, id)
 		} else {
 			err = s.next(ctx, id)
 		}
