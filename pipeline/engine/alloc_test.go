@@ -3,14 +3,9 @@
 package engine // the race detector lets pools forget what they hold
 
 import (
-	"context"
-	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/lookout-video/lookout/configs"
-	"github.com/lookout-video/lookout/internal/testmodel"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/pipeline"
 )
@@ -27,23 +22,8 @@ func TestAFrameAllocatesNothing(t *testing.T) {
 func TestAPublicFrameAllocatesNothing(t *testing.T) {
 	for _, name := range []string{"smolvlm-a", "llava_next-a", "llava_onevision-a", "clip-a"} {
 		t.Run(name, func(t *testing.T) {
-			c := configs.Default()
-			c.Model = testmodel.Unpack(t, "../../vlm/testdata/"+name+".tar.gz")
-			e, err := Open(c, slog.New(slog.DiscardHandler))
-			if err != nil {
-				t.Fatal(err)
-			}
-			b := pipeline.NewBatcher(e.Models.Encoder, e.Models.Info, 1)
-			ctx, cancel := context.WithCancel(context.Background())
-			var wg sync.WaitGroup
-			wg.Go(func() { _ = b.Run(ctx) })
-			defer func() {
-				cancel()
-				wg.Wait()
-				if err := e.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
+			e, b, end := public(t, name, 1)
+			defer end()
 			lookAllocatesNothing(t, e.Models, b, 160, 90)
 		})
 	}

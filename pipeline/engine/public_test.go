@@ -14,58 +14,65 @@ import (
 	"github.com/lookout-video/lookout/pipeline"
 )
 
+// public opens a small public model and runs a batcher for most streams.
+func public(t *testing.T, name string, most int) (e *Engine, b *pipeline.Batcher, end func()) {
+	t.Helper()
+	c := configs.Default()
+	c.Model = testmodel.Unpack(t, "../../vlm/testdata/"+name+".tar.gz")
+	e, err := Open(c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = pipeline.NewBatcher(e.Models.Encoder, e.Models.Info, most)
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = b.Run(ctx) })
+	return e, b, func() {
+		cancel()
+		wg.Wait()
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A folder of each public layout goes through the whole pipeline as it is.
 func TestPublicLayouts(t *testing.T) {
 	for name, speaks := range map[string]bool{"smolvlm-a": true, "llava_next-a": true, "llava_onevision-a": true, "clip-a": false, "siglip-a": false} {
 		t.Run(name, func(t *testing.T) {
-			c := configs.Default()
-			c.Model = testmodel.Unpack(t, "../../vlm/testdata/"+name+".tar.gz")
-			e, err := Open(c, slog.New(slog.DiscardHandler))
-			if err != nil {
-				t.Fatal(err)
-			}
-			b := pipeline.NewBatcher(e.Models.Encoder, e.Models.Info, 2)
-			ctx, cancel := context.WithCancel(context.Background())
-			var wg sync.WaitGroup
-			wg.Go(func() { _ = b.Run(ctx) })
-			defer func() {
-				cancel()
-				wg.Wait()
-				if err := e.Close(); err != nil {
-					t.Error(err)
-				}
-			}()
+			e, b, end := public(t, name, 2)
+			defer end()
 			l, err := pipeline.NewLooker(e.Models, b, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			src, err := e.OpenSource(ctx, configs.Stream{Name: "demo", URL: demo(t), Threads: 1}, nil)
+			src, err := e.OpenSource(t.Context(), configs.Stream{Name: "demo", URL: demo(t), Threads: 1}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer src.Close()
 			var f media.Frame
 			for range publicWindow + 2 {
-				if err := src.ReadFrame(ctx, &f); err != nil {
+				if err := src.ReadFrame(t.Context(), &f); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := l.Look(ctx, &f); err != nil {
+				if _, err := l.Look(t.Context(), &f); err != nil {
 					t.Fatal(err)
 				}
 			}
-			a, err := l.Say(ctx, pipeline.Request{Task: pipeline.Describe, MaxTokens: 8}, nil)
+			a, err := l.Say(t.Context(), pipeline.Request{Task: pipeline.Describe, MaxTokens: 8}, nil)
 			switch {
 			case speaks && err != nil:
 				t.Error(err)
 			case !speaks && !errors.Is(err, errMute):
 				t.Errorf("said %+v, %v", a, err)
 			case !speaks:
-				seen, err := l.Look(ctx, &f)
+				seen, err := l.Look(t.Context(), &f)
 				if err != nil {
 					t.Fatal(err)
 				}
-				labels, err := e.Models.Labeler.Classify(ctx, seen.Picture, []string{"a dog", "a red van"})
+				labels, err := e.Models.Labeler.Classify(t.Context(), seen.Picture, []string{"a dog", "a red van"})
 				if err != nil || len(labels) != 2 || labels[0].Cosine == 0 || labels[0].Probability <= 0 || labels[0].Probability >= 1 {
 					t.Errorf("labels %+v, %v", labels, err)
 				}
