@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import nn
 
-from yard.labels import COLORS, KINDS, MODEL_FPS
+from yard.labels import COLORS, KINDS
 
 from . import cache, export, finish, quantize, talk_stage
 from .common import Clock, adamw, log, save
@@ -254,15 +254,7 @@ def run(lm: str, base: str, data_dir: str, out: str, minutes: float, to: str, lr
         x = x + torch.randn_like(x) * 0.02
         state, visual = temporal(x, torch.arange(x.shape[1]).expand(CLIPS, -1))
         parts = {"dense": sum(talk_stage.dense_loss(heads, state, visual, d).values())}
-        rows, point = [], torch.full((CLIPS * EACH, talk_stage.PACK), -100)
-        for j, (i, m) in enumerate(picks):
-            tell = train.teller(i, m, r.randrange(1 << 30))
-            for f in talk_stage.anchors(tell, x.shape[1], EACH, r):
-                texts = pk.texts(tell, f / MODEL_FPS, r)
-                p, a = texts[0]
-                if p == pk.prompt("describe"):
-                    point[len(rows), len(p) - 1 : len(p) - 1 + len(a)] = torch.tensor(pk.points(tell, f / MODEL_FPS, a))
-                rows.append((j, f, texts))
+        rows, point = pk.moments(train, picks, x.shape[1], EACH, r)
         h, pos, mask, label, weight, plen = pk.pack(dec, visual, rows, c.frames_in_window, talk_stage.MISHEARD)
         for k, b in enumerate(dec.blocks):
             h = b(h, pos, mask)

@@ -113,6 +113,19 @@ class Packer:
             k += i == self.stop
         return out
 
+    def moments(self, clips: Clips, picks, frames: int, each: int, r: random.Random):
+        """`each` moments of every clip as (clip, frame, texts), and which visual token each text token is about [rows, PACK]."""
+        rows, point = [], torch.full((len(picks) * each, PACK), -100)
+        for j, (i, m) in enumerate(picks):
+            tell = clips.teller(i, m, r.randrange(1 << 30))
+            for f in anchors(tell, frames, each, r):
+                texts = self.texts(tell, f / MODEL_FPS, r)
+                p, a = texts[0]
+                if p == self.prompt("describe"):
+                    point[len(rows), len(p) - 1 : len(p) - 1 + len(a)] = torch.tensor(self.points(tell, f / MODEL_FPS, a))
+                rows.append((j, f, texts))
+        return rows, point
+
     def misheard(self, ids, told, share: float):
         """Some colours of what is told so far are changed, so that a kind is read from the picture and not guessed from its colour."""
         at = torch.isin(ids, self.colors) & told & (torch.rand(ids.shape) < share)
@@ -333,15 +346,7 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
         parts = dense_loss(heads, state, visual, d)
         loss = sum(parts.values())
         if words:
-            rows, point = [], torch.full((batch * per_clip, PACK), -100)
-            for j, (i, m) in enumerate(picks):
-                tell = train.teller(i, m, r.randrange(1 << 30))
-                for f in anchors(tell, x.shape[1], per_clip, r):
-                    texts = pk.texts(tell, f / MODEL_FPS, r)
-                    p, a = texts[0]
-                    if p == pk.prompt("describe"):
-                        point[len(rows), len(p) - 1 : len(p) - 1 + len(a)] = torch.tensor(pk.points(tell, f / MODEL_FPS, a))
-                    rows.append((j, f, texts))
+            rows, point = pk.moments(train, picks, x.shape[1], per_clip, r)
             xx, pos, mask, label, weight, plen = pk.pack(dec, visual, rows, r.choice([1, 2, 2, 3]), MISHEARD)
             for k, b in enumerate(dec.blocks):
                 xx = b(xx, pos, mask)
