@@ -34,8 +34,12 @@ func Open(b *model.Bundle, env *ort.Env) (*Module, error) {
 		layers: m.Temporal.Layers, window: m.Temporal.Window, patches: m.Encoder.Patches, dim: m.Encoder.Dim,
 		tokens: m.Temporal.TokensPerFrame, width: m.Temporal.Width, fps: m.Image.SampleFPS,
 	}
+	outputs := []string{"visual", "state"}
+	for l := range mod.layers {
+		outputs = append(outputs, fmt.Sprintf("new_k.%d", l), fmt.Sprintf("new_v.%d", l))
+	}
 	var err error
-	if mod.s, err = env.Load(b, "temporal.onnx", ort.Options{Outputs: []string{"visual", "new_k", "new_v", "state"}}); err != nil {
+	if mod.s, err = env.Load(b, "temporal.onnx", ort.Options{Outputs: outputs}); err != nil {
 		return nil, fmt.Errorf("temporal: %s: %w", b.Name, err)
 	}
 	// A first step shows whether the graph fits the manifest.
@@ -108,14 +112,19 @@ func (m *Module) NewStream() (*Stream, error) {
 	}
 	err = errors.Join(
 		ort.Bind(b, "tokens", f32(s.tokens, 1, m.patches, m.dim)),
-		ort.Bind(b, "ring_k", f32(s.ringK, 1, m.layers, m.window, m.patches, m.dim)),
-		ort.Bind(b, "ring_v", f32(s.ringV, 1, m.layers, m.window, m.patches, m.dim)),
 		ort.Bind(b, "age", tensor.View[int64]{Shape: tensor.Shape{1, m.window}, Data: s.age}),
 		ort.Bind(b, "visual", f32(s.visual, 1, m.tokens, m.width)),
-		ort.Bind(b, "new_k", f32(s.newK, 1, m.layers, m.patches, m.dim)),
-		ort.Bind(b, "new_v", f32(s.newV, 1, m.layers, m.patches, m.dim)),
 		ort.Bind(b, "state", f32(s.state, 1, m.patches, m.dim)),
 	)
+	for l := range m.layers {
+		past := func(all []float32) tensor.View[float32] {
+			return f32(all[l*m.window*frame:][:m.window*frame], 1, m.window, m.patches, m.dim)
+		}
+		fresh := func(all []float32) tensor.View[float32] { return f32(all[l*frame:][:frame], 1, m.patches, m.dim) }
+		err = errors.Join(err,
+			ort.Bind(b, fmt.Sprintf("ring_k.%d", l), past(s.ringK)), ort.Bind(b, fmt.Sprintf("ring_v.%d", l), past(s.ringV)),
+			ort.Bind(b, fmt.Sprintf("new_k.%d", l), fresh(s.newK)), ort.Bind(b, fmt.Sprintf("new_v.%d", l), fresh(s.newV)))
+	}
 	if err != nil {
 		b.Close()
 		return nil, fmt.Errorf("temporal: %w", err)

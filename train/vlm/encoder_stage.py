@@ -173,9 +173,9 @@ def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, 
     ck, step, used = os.path.join(out, "encoder.pt"), 0, 0.0
     if os.path.exists(ck):
         s = torch.load(ck, weights_only=True)
-        enc.load_state_dict(s["enc"]), heads.load_state_dict(s["heads"]), text.load_state_dict(s["text"])
-        if "opt" in s:
-            opt.load_state_dict(s["opt"])
+        enc.load_state_dict(s["enc"]), text.load_state_dict(s["text"])
+        if "heads" in s:  # they are not in what `adopt` read from a bundle
+            heads.load_state_dict(s["heads"]), opt.load_state_dict(s["opt"])
         step, used = s["step"], s["used"]
     clock = Clock(minutes, lr, used)
     bank = phrase_bank()

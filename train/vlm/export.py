@@ -41,8 +41,29 @@ class TemporalGraph(nn.Module):
         super().__init__()
         self.t = t
 
-    def forward(self, tokens, ring_k, ring_v, age):
-        return self.t.step(tokens, ring_k, ring_v, age)
+    def forward(self, tokens, age, *rings):
+        visual, state, k, v = self.t.step(tokens, age, *split(rings))
+        return visual, state, *k, *v
+
+
+def split(rings):
+    return rings[: len(rings) // 2], rings[len(rings) // 2 :]
+
+
+def streams(c: Config) -> tuple[list[str], list[str]]:
+    """What goes into the temporal module's graph and comes out of it. Each layer's ring stands by itself: taking it out of one for all would copy it."""
+    each = lambda name: [f"{name}.{i}" for i in range(c.temporal_layers)]
+    return ["tokens", "age", *each("ring_k"), *each("ring_v")], ["visual", "state", *each("new_k"), *each("new_v")]
+
+
+def empty(c: Config, batch: int = 1) -> list[torch.Tensor]:
+    """A stream that has seen nothing: age and rings."""
+    return [torch.zeros(batch, c.window, dtype=torch.long), *(torch.zeros(batch, c.window, c.patches, c.dim) for _ in range(2 * c.temporal_layers))]
+
+
+def trace_temporal(t: Temporal, c: Config, path: str) -> None:
+    ins, outs = streams(c)
+    trace(TemporalGraph(t), (torch.zeros(2, c.patches, c.dim), *empty(c, 2)), path, ins, outs, {k: {0: "b"} for k in ins + outs})
 
 
 class Embed(nn.Module):
@@ -163,10 +184,11 @@ def check(dir: str, c: Config, enc, domain, text, temporal, dec, pixels: np.ndar
             differ("encoder." + n, g, w)
         B, W = 2, c.window
         x = torch.from_numpy(r.standard_normal((B, c.patches, c.dim)).astype(np.float32))
-        rk, rv = (torch.from_numpy(r.standard_normal((B, c.temporal_layers, W, c.patches, c.dim)).astype(np.float32)) for _ in range(2))
+        rings = [torch.from_numpy(r.standard_normal((B, W, c.patches, c.dim)).astype(np.float32)) for _ in range(2 * c.temporal_layers)]
         age = torch.from_numpy(np.stack([np.r_[np.arange(5, 0, -1), np.zeros(W - 5, int)], np.arange(W, 0, -1)]))
-        got = session(os.path.join(dir, "temporal.onnx")).run(None, dict(zip(("tokens", "ring_k", "ring_v", "age"), (t.numpy() for t in (x, rk, rv, age)))))
-        for n, g, w in zip(("visual", "new_k", "new_v", "state"), got, temporal.eval().step(x, rk, rv, age)):
+        ins, outs = streams(c)
+        got = session(os.path.join(dir, "temporal.onnx")).run(outs, dict(zip(ins, (t.numpy() for t in (x, age, *rings)))))
+        for n, g, w in zip(outs, got, TemporalGraph(temporal).eval()(x, age, *rings)):
             differ("temporal." + n, g, w)
         ids = torch.randint(10, 200, (3, 7))
         mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] * 6 + [0]])
@@ -184,9 +206,7 @@ def check(dir: str, c: Config, enc, domain, text, temporal, dec, pixels: np.ndar
 def speech(to: str, c: Config, temporal, dec) -> None:
     """The graphs that depend on the decoder's width: temporal.onnx, which ends in the connector, embed.onnx and decoder.onnx."""
     f = lambda name: os.path.join(to, name)
-    ring = torch.zeros(2, c.temporal_layers, c.window, c.patches, c.dim)
-    trace(TemporalGraph(temporal), (torch.zeros(2, c.patches, c.dim), ring, ring.clone(), torch.ones(2, c.window, dtype=torch.long)), f("temporal.onnx"),
-          ["tokens", "ring_k", "ring_v", "age"], ["visual", "new_k", "new_v", "state"], {k: {0: "b"} for k in ("tokens", "ring_k", "ring_v", "age", "visual", "new_k", "new_v", "state")})
+    trace_temporal(temporal, c, f("temporal.onnx"))
     trace(Embed(dec), (torch.ones(2, 5, dtype=torch.long),), f("embed.onnx"), ["input_ids"], ["inputs_embeds"], {"input_ids": {0: "b", 1: "s"}, "inputs_embeds": {0: "b", 1: "s"}})
     onnx.save(decoder_graph(dec, c), f("decoder.onnx"))
 

@@ -55,7 +55,7 @@ def yesno(c: Config, pk: talk_stage.Packer, val: talk_stage.Clips, temporal: Tem
         _, visual = temporal(x, torch.arange(x.shape[1]).expand(len(picks), -1))
         rows = []
         for j, (i, m) in enumerate(picks):
-            tell = val.teller(i, m, 1000 + i)
+            tell = val.teller((i, m), 1000 + i)
             for f in talk_stage.anchors(tell, x.shape[1], 3, r):
                 if f >= c.frames_in_window:
                     qs = [(pk.prompt("ask", q["q"]), pk.tok.encode(q["a"]).ids + [pk.id["end"]]) for q in tell.qa(f / MODEL_FPS) if q["a"][:2] in ("ye", "no")][:7]
@@ -97,10 +97,9 @@ def run(c: Config, tok, data_dir: str, out: str, to: str, card: str, clips: int 
               "description_recall": got["recall"], "description_false": got["false"], "noun_recall": got["noun_recall"], "noun_false": got["noun_false"],
               "changes_exact": got["chg_exact"], "changes_nothing": got["chg_nothing"], **cal}
     scores = {k: round(v, 4) if isinstance(v, float) else v for k, v in scores.items()}
-    trained = len(Shards(os.path.join(data_dir, "train")))
     px = np.ascontiguousarray(val.data.pixels(0)[:3])
     meta = {"version": "1", "calibration": {"yesno_temperature": temp}, "scores": scores,
-            "trained_on": f"{trained:,} clips of six seconds of a simulated yard, rendered from seeds and really encoded (H.264, VP8)"}
+            "trained_on": "clips of six seconds of a simulated yard, rendered from seeds and really encoded (H.264, VP8)"}
     path, plain = os.path.join(out, "tokenizer.json"), os.path.join(out, "bundle-fp32")
     diff = export.write(plain, c, path, enc, Domain(c), text, temporal, dec, meta, px)
     log(scores=scores, temperature=temp, differ=max(diff.values()))
@@ -115,6 +114,6 @@ def run(c: Config, tok, data_dir: str, out: str, to: str, card: str, clips: int 
         quantize.set_domain(graph, d)
         if os.path.exists(card):
             with open(card) as f, open(os.path.join(dir, "MODEL_CARD.md"), "w") as g:
-                g.write(f.read().replace("{{clips}}", f"{trained:,}").replace("{{scores}}", "\n".join(f"| {k} | {v} |" for k, v in scores.items())))
+                g.write(f.read().replace("{{scores}}", "\n".join(f"| {k} | {v} |" for k, v in scores.items())))
         export.manifest(dir, c, path, text, meta | {"domain": {"threshold": t}, "precision": precision})
     log(int8_differs={k: round(v, 4) for k, v in export.check(to, c, enc, d, text, temporal, dec, px).items()})

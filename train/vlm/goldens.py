@@ -102,12 +102,14 @@ def main(bundle: str, out: str) -> None:
     tmp, past, tick, g["temporal"] = load("temporal.onnx"), [], 0, []
     for n, x in enumerate(tokens):
         tick += 3 if n % 5 == 4 else 1
-        k = np.zeros((1, t["layers"], t["window"], *x.shape), np.float32)
-        v, age = k.copy(), np.zeros((1, t["window"]), np.int64)
-        for slot, (when, pk, pv) in enumerate([p for p in past if tick - p[0] <= t["window"]]):
-            k[0, :, slot], v[0, :, slot], age[0, slot] = pk, pv, tick - when
-        vis, nk, nv, state = tmp.run(["visual", "new_k", "new_v", "state"], {"tokens": x[None], "ring_k": k, "ring_v": v, "age": age})
-        past.append((tick, nk[0], nv[0]))
+        rings, age = [np.zeros((1, t["window"], *x.shape), np.float32) for _ in range(2 * t["layers"])], np.zeros((1, t["window"]), np.int64)
+        for slot, (when, new) in enumerate([p for p in past if tick - p[0] <= t["window"]]):
+            age[0, slot] = tick - when
+            for ring, had in zip(rings, new):
+                ring[0, slot] = had
+        each = [f"{kv}.{i}" for kv in "kv" for i in range(t["layers"])]
+        vis, state, *new = tmp.run(["visual", "state", *("new_" + e for e in each)], {"tokens": x[None], "age": age} | {"ring_" + e: r for e, r in zip(each, rings)})
+        past.append((tick, [n[0] for n in new]))
         g["temporal"].append({"tick": tick, "visual": rnd(vis[0][[0, -1]]), "state": rnd(state[0][g["patches"][1]])})
 
     embed = load("embed.onnx")

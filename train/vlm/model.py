@@ -21,8 +21,9 @@ class Config:
     embed: int = 128
     temporal_layers: int = 2
     window: int = 16
-    merge_w: int = 2
-    merge_h: int = 3
+    sky: int = 3      # rows of patches in which nobody's middle ever is: they are told of by the scene's token alone
+    merge_h: int = 2  # rows below them that share a token
+    looks: int = 4    # weighted means of the whole picture that the scene's token is made of
     width: int = 192
     dec_layers: int = 4
     heads: int = 6
@@ -38,8 +39,13 @@ class Config:
         return GRID_W * GRID_H
 
     @property
+    def cells(self) -> int:
+        """Visual tokens that stand for a place."""
+        return GRID_W * ((GRID_H - self.sky) // self.merge_h)
+
+    @property
     def tokens(self) -> int:
-        return (GRID_W // self.merge_w) * (GRID_H // self.merge_h)
+        return self.cells + 1
 
     dict = asdict
 
@@ -55,7 +61,7 @@ class MLP(nn.Module):
 
 def attend(q, k, v, bias=None):
     """Softmax attention written out: at these lengths it trains twice as fast on a CPU as the fused kernel."""
-    s = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    s = (q * int(q.shape[-1]) ** -0.5) @ k.transpose(-1, -2)
     if bias is not None:
         s = s + bias.to(s.dtype)
     return s.softmax(-1).to(v.dtype) @ v
@@ -64,24 +70,32 @@ def attend(q, k, v, bias=None):
 class Attention(nn.Module):
     """Multi-head attention over the last but one axis; `bias` is added to the scores."""
 
-    def __init__(self, d: int, heads: int):
+    def __init__(self, d: int, heads: int, fixed: bool = True):
         super().__init__()
-        self.h = heads
+        self.d, self.h, self.fixed = d, heads, fixed
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
 
+    def sizes(self, x) -> list[int]:
+        """Of x [...,D] without the last. If `fixed`, all but the first are numbers to the export: else its graph computes them, at a tenth of its time."""
+        return [-1, *(map(int, x.shape[1:-1]) if self.fixed else x.shape[1:-1])]
+
+    def heads(self, x):
+        return x.reshape(*self.sizes(x), self.h, self.d // self.h)
+
     def split(self, x):
-        return x.unflatten(-1, (self.h, -1)).transpose(-2, -3)
+        return self.heads(x).transpose(-2, -3)
 
     def forward(self, x, bias=None):
-        q, k, v = (self.split(y) for y in self.qkv(x).chunk(3, -1))
-        return self.out(attend(q, k, v, bias).transpose(-2, -3).flatten(-2))
+        q, k, v = (self.split(y) for y in self.qkv(x).split(self.d, -1))
+        y = attend(q, k, v, bias).transpose(-2, -3)
+        return self.out(y.reshape(*self.sizes(x), self.d))
 
 
 class Block(nn.Module):
-    def __init__(self, d: int, heads: int, k: int = 4):
+    def __init__(self, d: int, heads: int, k: int = 4, fixed: bool = True):
         super().__init__()
         self.n1, self.n2 = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.attn, self.mlp = Attention(d, heads), MLP(d, k)
+        self.attn, self.mlp = Attention(d, heads, fixed), MLP(d, k)
 
     def forward(self, x, bias=None):
         x = x + self.attn(self.n1(x), bias)
@@ -105,7 +119,7 @@ class Encoder(nn.Module):
     def stem_tokens(self, pixels):
         """uint8 [N,H,W,3] -> [N,P,D], before any attention."""
         x = pixels.permute(0, 3, 1, 2).to(torch.float32) * (1 / 58.0) - 2.0
-        return self.stem(x.contiguous(memory_format=torch.channels_last)).flatten(2).transpose(1, 2)
+        return self.stem(x.contiguous(memory_format=torch.channels_last)).reshape(-1, self.pos.shape[2], self.pos.shape[1]).transpose(1, 2)
 
     def forward(self, pixels):
         """uint8 [N,H,W,3] -> tokens [N,P,D]."""
@@ -161,7 +175,7 @@ class TextTower(nn.Module):
         super().__init__()
         d = c.embed
         self.tok, self.pos = nn.Embedding(c.vocab, d), nn.Parameter(torch.randn(1, length, d) * 0.02)
-        self.blocks = nn.ModuleList(Block(d, 4) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(d, 4, fixed=False) for _ in range(layers))  # texts have any length
         self.norm, self.out = nn.LayerNorm(d), nn.Linear(d, d)
         self.scale, self.bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-5.0))
 
@@ -196,8 +210,9 @@ class TemporalBlock(nn.Module):
 
     def within(self, x):
         """Within the frame [N,P,D]: first the neighbouring places (where was it a moment ago?), then all of them."""
-        y = self.nc(x).transpose(1, 2).unflatten(2, (GRID_H, GRID_W))
-        y = self.near(y).flatten(2).transpose(1, 2)
+        d = self.c.dim
+        y = self.nc(x).transpose(1, 2).reshape(-1, d, GRID_H, GRID_W)
+        y = self.near(y).reshape(-1, d, self.c.patches).transpose(1, 2)
         return self.space(x + self.mix(F.gelu(y)) + self.place)
 
     def forward(self, x, ticks):
@@ -219,18 +234,21 @@ class TemporalBlock(nn.Module):
 
     def step(self, x, ring_k, ring_v, age):
         """One frame: x [B,P,D], ring_k and ring_v [B,W,P,D], age [B,W] (0: empty slot) -> x, new_k, new_v [B,P,D]."""
-        q, k, v = self.t.qkv(self.nt(x)).chunk(3, -1)
-        heads = lambda y: y.unflatten(-1, (self.h, -1))
+        q, k, v = self.t.qkv(self.nt(x)).split(self.c.dim, -1)
+        heads, scale = self.t.heads, (self.c.dim // self.h) ** -0.5
         qh, kh, vh, ring_k, ring_v = (heads(y) for y in (q, k, v, ring_k, ring_v))        # [B,P,H,hd], [B,W,P,H,hd]
         # The ring is read where it lies, the new frame beside it: joining them would copy the ring twice.
         a = age.clamp(0, self.c.window)
         by_age = qh.transpose(1, 2) @ heads(self.age_key[a]).permute(0, 2, 3, 1)          # [B,H,P,W]
         past = (qh.unsqueeze(1) * ring_k).sum(-1).permute(0, 3, 2, 1) + by_age            # [B,H,P,W]
-        past = past * qh.shape[-1] ** -0.5 + self.age[:, a].transpose(0, 1).unsqueeze(2)
+        past = past * scale + self.age[:, a].transpose(0, 1).unsqueeze(2)
         past = past.masked_fill(((age <= 0) | (age > self.c.window))[:, None, None], -1e9)
-        own = (qh * (kh + heads(self.age_key[0]))).sum(-1) * qh.shape[-1] ** -0.5 + self.age[:, 0]
+        own = (qh * (kh + heads(self.age_key[:1]))).sum(-1) * scale + self.age[:, 0]
         s = torch.cat([past, own.transpose(1, 2).unsqueeze(-1)], -1).softmax(-1).permute(0, 3, 2, 1).unsqueeze(-1)
-        y = ((s[:, :-1] * ring_v).sum(1) + s[:, -1] * vh).flatten(2)
+        # Summed over the ring by a product with ones: ONNX Runtime's ReduceSum over an outer axis takes seven times as long.
+        flat = lambda y: y.reshape(-1, *map(int, y.shape[1:-3]), self.c.patches * self.c.dim)
+        y = torch.ones(1, self.c.window) @ flat(s[:, :-1] * ring_v) + flat(s[:, -1:] * vh.unsqueeze(1))
+        y = y.reshape(-1, self.c.patches, self.c.dim)
         return self.within(x + self.t.out(y)), k, v
 
 
@@ -240,14 +258,20 @@ class Temporal(nn.Module):
         self.c = c
         self.blocks = nn.ModuleList(TemporalBlock(c) for _ in range(c.temporal_layers))
         self.norm = nn.LayerNorm(c.dim)
-        self.connector = nn.Sequential(nn.Linear(c.dim * c.merge_w * c.merge_h, c.width * 2), nn.GELU(), nn.Linear(c.width * 2, c.width))
+        self.connector = nn.Sequential(nn.Linear(c.dim * c.merge_h, c.width * 2), nn.GELU(), nn.Linear(c.width * 2, c.width))
+        self.look, self.scene = nn.Linear(c.dim, c.looks), nn.Linear(c.dim * c.looks, c.width)
+        self.bridge = nn.Identity()  # to the width of another language model
 
     def pool(self, x):
-        """[...,P,D] -> visual tokens [...,T,C]: neighbouring patches side by side, as pixel shuffle does."""
-        c = self.c
-        gh, gw = GRID_H // c.merge_h, GRID_W // c.merge_w
-        y = x.reshape(-1, gh, c.merge_h, gw, c.merge_w, c.dim).permute(0, 3, 1, 2, 4, 5)  # columns first: words go from left to right
-        return self.connector(y.reshape(*x.shape[:-2], gh * gw, c.merge_h * c.merge_w * c.dim))
+        """[...,P,D] -> visual tokens [...,T,C]: the patches of each place on the ground side by side, as pixel shuffle does, and
+        behind them one token of the whole picture, for the light, the weather, the gate."""
+        c, lead = self.c, [*map(int, x.shape[1:-2])]
+        x = x.reshape(-1, GRID_H, GRID_W, c.dim)
+        y = x[:, c.sky :].reshape(-1, (GRID_H - c.sky) // c.merge_h, c.merge_h, GRID_W, c.dim).permute(0, 3, 1, 2, 4)  # columns first: words go from left to right
+        y = self.connector(y.reshape(-1, c.cells, c.merge_h * c.dim))
+        x = x.reshape(-1, c.patches, c.dim)
+        whole = self.scene((self.look(x).softmax(1).transpose(1, 2) @ x).reshape(-1, 1, c.looks * c.dim))
+        return self.bridge(torch.cat([y, whole], 1)).reshape(-1, *lead, c.tokens, c.width)
 
     def forward(self, x, ticks):
         for b in self.blocks:
@@ -255,14 +279,16 @@ class Temporal(nn.Module):
         x = self.norm(x)
         return x, self.pool(x)
 
-    def step(self, x, ring_k, ring_v, age):
-        ks, vs = [], []
-        for i, b in enumerate(self.blocks):
-            x, k, v = b.step(x, ring_k[:, i], ring_v[:, i], age)
-            ks.append(k)
-            vs.append(v)
+    def step(self, x, age, ring_k, ring_v):
+        """One frame: x [B,P,D], age [B,W], a ring [B,W,P,D] of keys and one of values for each layer -> visual tokens [B,T,C], x, and what
+        is new of keys and values [B,P,D] for each layer."""
+        new_k, new_v = [], []
+        for b, k, v in zip(self.blocks, ring_k, ring_v):
+            x, k, v = b.step(x, k, v, age)
+            new_k.append(k)
+            new_v.append(v)
         x = self.norm(x)
-        return self.pool(x), torch.stack(ks, 1), torch.stack(vs, 1), x
+        return self.pool(x), x, new_k, new_v
 
 
 class TemporalHeads(nn.Module):

@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
 from .data import Shards
-from .export import session
+from .export import empty, session, streams
 from .model import Config, Domain
 
 logging.getLogger("onnxruntime.quantization.matmul_nbits_quantizer").setLevel(logging.WARNING)  # a line for each node
@@ -38,22 +38,25 @@ def frames(data: Shards, n: int):
 
 def steps(c: Config, data: Shards, encoder: ort.InferenceSession, temporal: ort.InferenceSession, clips: int):
     """What the temporal module is fed while clips are watched."""
+    ins, outs = streams(c)
     for i in np.random.default_rng(5).integers(len(data), size=clips):
-        k = np.zeros((1, c.temporal_layers, c.window, c.patches, c.dim), np.float32)
-        v, age = k.copy(), np.zeros((1, c.window), np.int64)
+        age, *rings = (t.numpy() for t in empty(c))
         for f in range(data.frames):
             x = encoder.run(["tokens"], {"pixels": np.ascontiguousarray(data.pixels(int(i))[f][None])})[0]
-            feed = {"tokens": x, "ring_k": k.copy(), "ring_v": v.copy(), "age": age.copy()}
+            feed = dict(zip(ins, (x, age.copy(), *(t.copy() for t in rings))))
             if f % 3 == 2:
                 yield feed
-            _, nk, nv, _ = temporal.run(None, feed)
             age = np.where(age > 0, age + 1, 0)
-            k[:, :, f % c.window], v[:, :, f % c.window], age[0, f % c.window] = nk, nv, 1
+            age[0, f % c.window] = 1
+            for ring, new in zip(rings, temporal.run(outs[2:], feed)):
+                ring[:, f % c.window] = new
 
 
 def static(src: str, to: str, feeds) -> None:
-    # The distance from the domain stays exact: its whitening magnifies small differences.
-    keep = [n.name for n in onnx.load(src).graph.node if n.op_type == "MatMul" and "/domain/" in n.name]
+    # The distance from the domain stays exact: its whitening magnifies small differences. So do sums, which are products with ones.
+    g = onnx.load(src).graph
+    fixed = {w.name for w in g.initializer} | {n.output[0] for n in g.node if n.op_type in ("Constant", "ConstantOfShape")}
+    keep = [n.name for n in g.node if n.op_type == "MatMul" and ("/domain/" in n.name or n.input[0] in fixed)]
     quantize_static(src, to, Feeds(feeds), quant_format=QuantFormat.QDQ, op_types_to_quantize=["MatMul"], per_channel=True, nodes_to_exclude=keep,
                     activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
                     extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]})

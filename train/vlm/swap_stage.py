@@ -153,13 +153,12 @@ class Adapted(Decoder):
 def connect(small: Temporal, c: Config, norm: float) -> Temporal:
     """The frozen temporal module, its connector followed by one to the language model's width, whose tokens begin as long as words."""
     t = Temporal(c)
-    t.blocks, t.norm = small.blocks, small.norm
+    for part in ("blocks", "norm", "connector", "look", "scene"):
+        setattr(t, part, getattr(small, part).requires_grad_(False))
     bridge = nn.Sequential(nn.LayerNorm(small.c.width), nn.Linear(small.c.width, 2 * c.width), nn.GELU(), nn.Linear(2 * c.width, c.width))
     with torch.no_grad():
         bridge[-1].weight.mul_(norm / bridge(torch.randn(256, small.c.width)).norm(dim=-1).mean())
-    t.connector = nn.Sequential(small.connector, bridge)
-    for p in [*t.blocks.parameters(), *t.norm.parameters(), *small.connector.parameters()]:
-        p.requires_grad_(False)
+    t.bridge = bridge
     return t
 
 
@@ -183,12 +182,12 @@ class Dictionary:
 
     @torch.no_grad()
     def teach(self, temporal: Temporal, train: talk_stage.Clips, clips: int = PAIRS, at_once: int = 4) -> float:
-        """Solves the last layer of the connector; the share of the variance of names that it leaves over."""
-        layer = temporal.connector[1][-1]
+        """Solves the last layer of the bridge; the share of the variance of names that it leaves over."""
+        layer = temporal.bridge[-1]
         n = layer.in_features + 1
         xx, xy = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, layer.out_features, dtype=torch.float64)
         seen = {}
-        hook = layer.register_forward_pre_hook(lambda _, a: seen.update(x=a[0]))
+        hook = layer.register_forward_pre_hook(lambda _, a: seen.update(x=a[0][:, : temporal.c.cells]))
         for lo in range(0, clips, at_once):
             x, d = train.batch([(i % len(train), 0) for i in range(lo, lo + at_once)])
             temporal(x, torch.arange(x.shape[1]).expand(at_once, -1))
@@ -203,7 +202,7 @@ class Dictionary:
         # How much of them is left over, of clips that it was not made of.
         x, d = train.batch([(len(train) - 1 - i, 0) for i in range(at_once)])
         y, w = self.names(d)
-        got = temporal(x, torch.arange(x.shape[1]).expand(at_once, -1))[1]
+        got = temporal(x, torch.arange(x.shape[1]).expand(at_once, -1))[1][:, :, : temporal.c.cells]
         w = (w * (d["kind"] > 0))[..., None]
         mean = (y * w).sum((0, 1, 2)) / w.sum()
         return float((((got - y) ** 2) * w).sum() / (((y - mean) ** 2) * w).sum())
@@ -315,10 +314,9 @@ def write(c: Config, tok: Tokenizer, data_dir: str, out: str, base: str, to: str
 @torch.no_grad()
 def check(dir: str, c: Config, temporal, dec) -> tuple[float, float]:
     """How far the connector's and the decoder's graphs are from PyTorch, relative to the values' own size."""
-    x, k, v = torch.randn(2, c.patches, c.dim), *(torch.randn(2, c.temporal_layers, c.window, c.patches, c.dim) for _ in range(2))
-    age = torch.arange(c.window, 0, -1).expand(2, -1)
-    got = export.session(os.path.join(dir, "temporal.onnx")).run(["visual"], {"tokens": x.numpy(), "ring_k": k.numpy(), "ring_v": v.numpy(), "age": age.numpy()})[0]
-    want = temporal.step(x, k, v, age)[0].numpy()
+    feed = [torch.randn(2, c.patches, c.dim), torch.arange(c.window, 0, -1).expand(2, -1), *(torch.randn(2, c.window, c.patches, c.dim) for _ in range(2 * c.temporal_layers))]
+    got = export.session(os.path.join(dir, "temporal.onnx")).run(["visual"], dict(zip(export.streams(c)[0], (t.numpy() for t in feed))))[0]
+    want = export.TemporalGraph(temporal)(*feed)[0].numpy()
     h = dec.embed(torch.randint(c.vocab, (1, 40)))
     logits = dec.logits(dec(h, torch.arange(40)[None], torch.ones(40, 40, dtype=torch.bool).tril()[None, None]))[:, [29, 30, 39]].numpy()
     said = export.run_decoder(export.session(os.path.join(dir, "decoder.onnx")), c, np.split(h.numpy(), [30, 31], 1))

@@ -5,6 +5,8 @@ so the first share of the time is theirs alone.
 """
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
 import random
 
@@ -16,7 +18,7 @@ from torch import nn
 from yard.labels import COLORS, KINDS, MODEL_FPS
 from yard.language import Teller
 
-from . import cache, reader, targets
+from . import cache, reader, repaint, targets
 from .common import Clock, adamw, log, save
 from .data import Shards
 from .model import Config, Decoder, Temporal
@@ -52,18 +54,29 @@ class Clips:
         if mirror:
             self.tok.append(cache.tokens(enc, c, self.data, os.path.join(out, f"tokens-{split}-mirror-{step}.npy"), True))
         self.truth = cache.truths(os.path.join(data_dir, split), os.path.join(out, f"truth-{split}.pkl"))
-        self.memo = {}
+        self.memo, self.effect = {}, None
 
     def __len__(self):
         return len(self.data)
 
-    def get(self, i: int, m: int):
+    def grids(self, i: int, m: int) -> dict:
+        g = self.data.grids(i)
+        return {k: v[:, :, ::-1] for k, v in g.items()} | {"vx": -g["vx"][:, :, ::-1]} if m else g
+
+    def get(self, i: int, m: int, coats: dict | None = None):
+        """The scene of clip i, or of its mirror image, with some of its actors in other coats; its truth; the dense targets."""
+        if coats:
+            s, t, d = self.get(i, m)
+            s = copy.copy(s)
+            s.actors = [dataclasses.replace(a, color=coats.get(a.id, a.color)) for a in s.actors]
+            t = [[dict(a, color=coats.get(a["id"], a["color"])) for a in f] for f in t]
+            return s, t, d | {"color": targets.dense(s, t, self.grids(i, m)["actor"])["color"].astype(np.int8)}
         if (i, m) not in self.memo:
             s, t = self.data.scene(i), self.truth[i]
-            g, vx = self.data.grids(i)["actor"], self.data.grids(i)["vx"].astype(np.float32)
+            g = self.grids(i, m)
             if m:
-                s, t, g, vx = targets.mirror_scene(s), [targets.mirror_truth(a) for a in t], g[:, :, ::-1], -vx[:, :, ::-1]
-            d = targets.dense(s, t, g)
+                s, t = targets.mirror_scene(s), [targets.mirror_truth(a) for a in t]
+            d, vx = targets.dense(s, t, g["actor"]), g["vx"].astype(np.float32)
             d["vx"] = vx.reshape(len(t), -1) / 24
             n = self.data.frames
             line = self.data.lines[i]
@@ -71,13 +84,24 @@ class Clips:
             self.memo[i, m] = (s, t, {k: v.astype(np.float32 if v.dtype == np.float32 else np.int8) for k, v in d.items()})
         return self.memo[i, m]
 
+    def pick(self, r: random.Random):
+        """A clip to learn from: (clip, mirrored, new coats)."""
+        i, m = r.randrange(len(self)), r.randrange(len(self.tok))
+        if self.effect is None:
+            self.effect = repaint.effects(self.data, self.tok[0])
+        return i, m, repaint.choose(self.get(i, m)[0].actors, r)
+
+    def tokens(self, i: int, m: int, coats: dict | None = None) -> np.ndarray:
+        x = self.tok[m][i]
+        return repaint.repaint(x, self.grids(i, m), self.get(i, m)[0].actors, coats, self.effect) if coats else x.astype(np.float32)
+
     def batch(self, picks):
-        x = torch.from_numpy(np.stack([self.tok[m][i] for i, m in picks]).astype(np.float32))
-        ds = [self.get(i, m)[2] for i, m in picks]
+        x = torch.from_numpy(np.stack([self.tokens(*p) for p in picks]))
+        ds = [self.get(*p)[2] for p in picks]
         return x, {k: torch.from_numpy(np.stack([d[k] for d in ds])) if ds[0][k].dtype == np.float32 else torch.from_numpy(np.stack([d[k] for d in ds])).long() for k in ds[0]}
 
-    def teller(self, i, m, seed, plain=0.75):
-        s, t, _ = self.get(i, m)
+    def teller(self, pick, seed, plain=0.75):
+        s, t, _ = self.get(*pick)
         return Teller(s, lambda at: t[min(int(round(at * MODEL_FPS)), len(t) - 1)], seed, plain)
 
 
@@ -116,8 +140,8 @@ class Packer:
     def moments(self, clips: Clips, picks, frames: int, each: int, r: random.Random):
         """`each` moments of every clip as (clip, frame, texts), and which visual token each text token is about [rows, PACK]."""
         rows, point = [], torch.full((len(picks) * each, PACK), -100)
-        for j, (i, m) in enumerate(picks):
-            tell = clips.teller(i, m, r.randrange(1 << 30))
+        for j, pick in enumerate(picks):
+            tell = clips.teller(pick, r.randrange(1 << 30))
             for f in anchors(tell, frames, each, r):
                 texts = self.texts(tell, f / MODEL_FPS, r)
                 p, a = texts[0]
@@ -210,7 +234,8 @@ class Packer:
 
 
 def dense_loss(heads: Heads, state, visual, d) -> dict:
-    out = {}
+    out, m = {}, visual[:, :, -1]  # the scene's
+    visual = visual[:, :, : d["kind"].shape[2]]  # the places
     kind = d["kind"]
     on = (kind > 0).float()
     n = on.sum().clamp(min=1)
@@ -227,7 +252,6 @@ def dense_loss(heads: Heads, state, visual, d) -> dict:
     pg = fg * torch.isin(d["pclause"], GOES).float()
     out["pway"] = (ce(heads.pway(state), d["pway"]) * pg).sum() / pg.sum().clamp(min=1)
     out["pvx"] = 2 * (((heads.pvx(state).squeeze(-1) - d["vx"]) ** 2) * fg).sum() / fg.sum().clamp(min=1)
-    m = visual.mean(2)
     out["flags"] = 2 * F.binary_cross_entropy_with_logits(heads.flags(m), d["flags"])
     s = heads.scene(m).split([3, 4, 3, 2], -1)
     out["scene"] = 0.2 * sum(F.cross_entropy(l.flatten(0, 1), d["scene"][..., i].flatten()) for i, l in enumerate(s))
@@ -276,7 +300,7 @@ def evaluate(c, pk, val: Clips, temporal, dec, heads, clips=64, words=True, show
         state, visual = temporal(x, torch.arange(x.shape[1]).expand(len(picks), -1))
         on = d["kind"] > 0
         for k in hit:
-            p = heads.cell[k](visual).argmax(-1)
+            p = heads.cell[k](visual[:, :, : c.cells]).argmax(-1)
             at = on & torch.isin(d["clause"], GOES) if k == "way" else on
             hit[k][0] += (p == d[k])[at].float().sum().item()
             hit[k][1] += at.sum().item()
@@ -284,7 +308,7 @@ def evaluate(c, pk, val: Clips, temporal, dec, heads, clips=64, words=True, show
             continue
         rows, refs, crefs, qrows = [], [], [], []
         for j, (i, m) in enumerate(picks):
-            tell = val.teller(i, m, i, plain=1.0)
+            tell = val.teller((i, m), i, plain=1.0)
             for f in anchors(tell, x.shape[1], 2, r):
                 if f < c.frames_in_window or any(0 <= f / MODEL_FPS - e["t"] < 0.25 or 1.75 < f / MODEL_FPS - e["t"] < 2.25 for e in tell.events):
                     continue
@@ -320,16 +344,16 @@ def evaluate(c, pk, val: Clips, temporal, dec, heads, clips=64, words=True, show
     return out
 
 
-def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = False, batch: int = 4, per_clip: int = 8, lr: float = 1.8e-3) -> None:
+def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = False, bf16: bool = False, batch: int = 4, per_clip: int = 8, lr: float = 1.8e-3) -> None:
     torch.manual_seed(2)
     temporal, dec, heads = Temporal(c), Decoder(c), Heads(c)
     opt = adamw(temporal, dec, heads, lr=lr)
     ck, step, used = os.path.join(out, "talk.pt"), 0, 0.0
     if os.path.exists(ck):
         s = torch.load(ck, weights_only=True)
-        temporal.load_state_dict(s["temporal"]), dec.load_state_dict(s["dec"]), heads.load_state_dict(s["heads"], strict=False)
-        if [k for k in s["heads"]] == [k for k in heads.state_dict()]:
-            opt.load_state_dict(s["opt"])
+        temporal.load_state_dict(s["temporal"]), dec.load_state_dict(s["dec"])
+        if "heads" in s:  # they are not in what `adopt` read from a bundle
+            heads.load_state_dict(s["heads"]), opt.load_state_dict(s["opt"])
         step, used = s["step"], s["used"]
     enc = cache.load_encoder(c, out)
     val, train = Clips(c, data_dir, out, "val", *enc), Clips(c, data_dir, out, "train", *enc, mirror=mirror)
@@ -339,17 +363,19 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
     while clock.share() < 1:
         words = clock.share() >= ALONE
         clock.set_lr(opt, 0.02)
-        picks = [(r.randrange(len(train)), r.randrange(len(train.tok))) for _ in range(batch)]
+        picks = [train.pick(r) for _ in range(batch)]
         x, d = train.batch(picks)
         x = x + torch.randn_like(x) * 0.02
-        state, visual = temporal(x, torch.arange(x.shape[1]).expand(batch, -1))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            state, visual = (y.float() for y in temporal(x, torch.arange(x.shape[1]).expand(batch, -1)))
         parts = dense_loss(heads, state, visual, d)
         loss = sum(parts.values())
         if words:
             rows, point = pk.moments(train, picks, x.shape[1], per_clip, r)
             xx, pos, mask, label, weight, plen = pk.pack(dec, visual, rows, r.choice([1, 2, 2, 3]), MISHEARD)
             for k, b in enumerate(dec.blocks):
-                xx = b(xx, pos, mask)
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    xx = b(xx, pos, mask)
                 if k == POINTS:
                     parts["point"] = F.cross_entropy(heads.point(xx[:, plen:]).flatten(0, 1), point.flatten(), ignore_index=-100)
             h = dec.norm(xx[:, plen:])

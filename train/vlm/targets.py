@@ -5,15 +5,18 @@ import copy
 
 import numpy as np
 
-from yard.labels import COLOR, GRID_H, GRID_W, HEIGHT, KIND, MODEL_FPS, WIDTH
+from yard.labels import COLOR, GRID_H, GRID_W, KIND, MODEL_FPS, WIDTH
 from yard.language import CHANGE, RECENT
 from yard.scene import VISIBLE, Scene
+
+from .model import Config
 
 CLAUSES = ["none", "enter", "leave", "stop", "start", "turn_back", "drop", "pick_up", "fall", "get_up", "moving", "carrying", "fallen", "still"]
 CLAUSE = {k: i for i, k in enumerate(CLAUSES)}
 SIDES = ["left", "middle", "right"]
 FRAME_FLAGS = ["gate_open", "gate_close", "lights_on", "lights_off", "drop", "pick_up"]
-CELLS_W, CELLS_H = 8, 3
+SIZES = Config()  # the places are those of the visual tokens
+CELLS_H = (GRID_H - SIZES.sky) // SIZES.merge_h
 
 
 def mirror_scene(s: Scene) -> Scene:
@@ -43,13 +46,15 @@ def clause(s: Scene, a: dict, events: list[dict], t: float) -> tuple[int, int, i
 
 
 def cell(x: float, y: float) -> int:
-    cx, cy = min(max(int(x * CELLS_W / WIDTH), 0), CELLS_W - 1), min(max(int(y * CELLS_H / HEIGHT), 0), CELLS_H - 1)
-    return cx * CELLS_H + cy
+    """The visual token of a place in the camera's picture."""
+    patch = WIDTH / GRID_W
+    cx, cy = int(x / patch), int((y / patch - SIZES.sky) / SIZES.merge_h)
+    return min(max(cx, 0), GRID_W - 1) * CELLS_H + min(max(cy, 0), CELLS_H - 1)
 
 
 def dense(s: Scene, truth: list[list[dict]], actor_grid: np.ndarray) -> dict[str, np.ndarray]:
-    """Per frame: [F,24] kind, color, clause, way, side, fresh, pos (x within the picture); [F,144] pclause, pway; [F,6] flags."""
-    n, T = len(truth), CELLS_W * CELLS_H
+    """Per frame: [F,cells] kind, color, clause, way, side, fresh, pos (x within the picture); [F,144] pclause, pway; [F,6] flags."""
+    n, T = len(truth), SIZES.cells
     out = {k: np.zeros((n, T), np.int64) for k in ("kind", "color", "clause", "way", "side", "fresh")}
     out |= {"pos": np.zeros((n, T), np.float32), "pclause": np.zeros((n, GRID_W * GRID_H), np.int64), "pway": np.zeros((n, GRID_W * GRID_H), np.int64),
             "flags": np.zeros((n, len(FRAME_FLAGS)), np.float32)}

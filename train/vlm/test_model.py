@@ -4,6 +4,8 @@ import unittest
 import torch
 
 from vlm.model import Config, Temporal
+from vlm.targets import cell
+from yard.labels import GRID_H, GRID_W, HEIGHT, WIDTH
 
 
 class TemporalTest(unittest.TestCase):
@@ -18,18 +20,33 @@ class TemporalTest(unittest.TestCase):
         ticks = torch.tensor([[0, 1, 2, 4, 5, 6, 7, 22], [0, 3, 4, 5, 6, 7, 8, 9]])
         n, W = ticks.shape[1], c.window
         x = torch.randn(2, n, c.patches, c.dim)
-        rk, rv = (torch.zeros(2, c.temporal_layers, W, c.patches, c.dim) for _ in range(2))
+        rk, rv = (torch.zeros(c.temporal_layers, 2, W, c.patches, c.dim) for _ in range(2))
         at = torch.full((2, W), -10**6)
         with torch.no_grad():
             state, visual = t(x, ticks)
             for f in range(n):
                 age = ticks[:, f : f + 1] - at
-                v, k, vn, s = t.step(x[:, f], rk, rv, torch.where(age > W, 0, age))
+                v, s, nk, nv = t.step(x[:, f], torch.where(age > W, 0, age), rk, rv)
                 torch.testing.assert_close(v, visual[:, f], atol=1e-5, rtol=1e-4)
                 torch.testing.assert_close(s, state[:, f], atol=1e-5, rtol=1e-4)
-                rk[:, :, f % W], rv[:, :, f % W], at[:, f % W] = k, vn, ticks[:, f]
+                rk[:, :, f % W], rv[:, :, f % W], at[:, f % W] = torch.stack(nk), torch.stack(nv), ticks[:, f]
             alone = t(x[:, -1:], ticks[:, -1:])[0][1, 0]
         self.assertGreater((alone - state[1, -1]).abs().max(), 1e-2, "the frames before make no difference")
+
+    def test_a_place_has_its_token(self):
+        """A patch reaches the token of its place, by which the targets and the words know it, and the scene's; one in the sky the scene's alone."""
+        torch.manual_seed(0)
+        c = Config()
+        t, x = Temporal(c).eval(), torch.randn(1, c.patches, c.dim)
+        with torch.no_grad():
+            plain = t.pool(x)[0]
+            for p in range(c.patches):
+                y = x.clone()
+                y[0, p] += 1
+                row, col = divmod(p, GRID_W)
+                reached = set(((t.pool(y)[0] - plain).abs().amax(-1) > 1e-6).nonzero().flatten().tolist())
+                at = cell((col + 0.5) * WIDTH / GRID_W, (row + 0.5) * HEIGHT / GRID_H)
+                self.assertEqual(reached, {at, c.tokens - 1} if row >= c.sky else {c.tokens - 1}, p)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ import unittest
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from vlm import export, swap_stage
 from vlm.data import SPECIAL
 from vlm.model import Config, Temporal
+from yard.labels import GRID_W
 
 SMOLLM2 = os.environ.get("LOOKOUT_SMOLLM2", os.path.expanduser("~/.cache/lookout/models/local--smollm2-135m"))
 
@@ -115,7 +117,7 @@ class SwapTest(unittest.TestCase):
         visual = t.pool(torch.randn(2, 5, self.c.patches, self.c.dim))
         self.assertEqual(visual.shape, (2, 5, self.c.tokens, self.c.width))
         self.assertAlmostEqual(visual.norm(dim=-1).mean().item(), 3.0, delta=0.5)
-        self.assertTrue(all(p.requires_grad == k.startswith("connector.1.") for k, p in t.named_parameters()))
+        self.assertTrue(all(p.requires_grad == k.startswith("bridge.") for k, p in t.named_parameters()))
 
     def test_the_dictionary_names_what_the_tokens_show(self):
         """The connector's last layer is solved so that tokens which tell kinds and colours apart become those words."""
@@ -127,11 +129,11 @@ class SwapTest(unittest.TestCase):
                 return 1000
 
             def batch(self, picks):
-                d = {k: torch.zeros(len(picks), 2, 24, dtype=torch.long) for k in ("kind", "color", "clause", "way")}
+                d = {k: torch.zeros(len(picks), 2, c.cells, dtype=torch.long) for k in ("kind", "color", "clause", "way")}
                 d["kind"] = torch.randint(0, 12, d["kind"].shape, generator=r)
-                # A visual token pools 2x3 patches, columns first.
-                x = kinds[d["kind"]].unflatten(2, (8, 3)).transpose(2, 3)[:, :, :, None, :, None].expand(-1, -1, -1, 3, -1, 2, -1).flatten(4, 5).flatten(2, 4)
-                return x, d
+                # A visual token pools two patches, one below the other; columns first.
+                x = kinds[d["kind"]].unflatten(2, (GRID_W, -1)).transpose(2, 3).repeat_interleave(c.merge_h, 2)
+                return F.pad(x, (0, 0, 0, 0, c.sky, 0)).flatten(2, 3), d
 
         t = swap_stage.connect(Temporal(c), self.c, 3.0)
         left = swap_stage.Dictionary(self.tok, self.weights["model.embed_tokens.weight"]).teach(t, Made(), clips=48)
