@@ -75,7 +75,7 @@ def traced(module, graph: str, example, inputs, outputs, beside=()) -> None:
 
 @torch.no_grad()
 def decoder(c: Config, dir: str) -> Decoder:
-    w = {k: torch.from_numpy(np.array(a)) for k, a in weights(os.path.join(dir, "decoder.onnx")).items()}
+    w = {k: torch.from_numpy(a) for k, a in weights(os.path.join(dir, "decoder.onnx")).items()}
     d = Decoder(c)
     d.embed.weight.copy_(torch.from_numpy(weights(os.path.join(dir, "embed.onnx"))["w"]))
     d.norm.w.copy_(w["norm.w"])
@@ -109,7 +109,7 @@ def unfold(enc: Encoder, data: Shards, frames: int = 64) -> None:
     """Gives each batch norm the mean and spread of what reaches it, and weights that leave its output as it is: only so can it be trained."""
     r = np.random.default_rng(6)
     px = np.stack([data.pixels(int(r.integers(len(data))))[int(r.integers(data.frames))] for _ in range(frames)])
-    x = torch.from_numpy(px).permute(0, 3, 1, 2).to(torch.float32) * (1 / 58.0) - 2.0
+    x = enc.planes(torch.from_numpy(px))
     for m in enc.stem:
         if isinstance(m, torch.nn.BatchNorm2d):
             mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3))

@@ -9,15 +9,12 @@ import skia
 import torch
 import torch.nn.functional as F
 
-from yard.labels import ACTION, COLOR, GRID_H, GRID_W, HELD_OUT, KINDS, MODEL_H, MODEL_W
+from yard.labels import ACTION, COLOR, GRID_H, GRID_W, HELD_OUT, KINDS, LIGHT, MODEL_H, MODEL_W, WEATHER
 from yard.scene import PAINT, RGB
 
 from .common import Clock, adamw, log, save
 from .data import TEMPLATES, Shards, batch_ids, phrase_bank
 from .model import Config, Encoder, EncoderHeads, TextTower
-
-LIGHT, WEATHER = ["day", "dusk", "night"], ["clear", "rain", "snow", "fog"]
-
 
 SHADE = {"day": 1.0, "dusk": 0.72, "night": 0.46}
 NAMED, JITTERED, SCRIBBLED = 0, 1, 2

@@ -61,11 +61,6 @@ def empty(c: Config, batch: int = 1) -> list[torch.Tensor]:
     return [torch.zeros(batch, c.window, dtype=torch.long), *(torch.zeros(batch, c.window, c.patches, c.dim) for _ in range(2 * c.temporal_layers))]
 
 
-def trace_temporal(t: Temporal, c: Config, path: str) -> None:
-    ins, outs = streams(c)
-    trace(TemporalGraph(t), (torch.zeros(2, c.patches, c.dim), *empty(c, 2)), path, ins, outs, {k: {0: "b"} for k in ins + outs})
-
-
 class Embed(nn.Module):
     def __init__(self, d: Decoder):
         super().__init__()
@@ -206,7 +201,8 @@ def check(dir: str, c: Config, enc, domain, text, temporal, dec, pixels: np.ndar
 def speech(to: str, c: Config, temporal, dec) -> None:
     """The graphs that depend on the decoder's width: temporal.onnx, which ends in the connector, embed.onnx and decoder.onnx."""
     f = lambda name: os.path.join(to, name)
-    trace_temporal(temporal, c, f("temporal.onnx"))
+    ins, outs = streams(c)
+    trace(TemporalGraph(temporal), (torch.zeros(2, c.patches, c.dim), *empty(c, 2)), f("temporal.onnx"), ins, outs, {k: {0: "b"} for k in ins + outs})
     trace(Embed(dec), (torch.ones(2, 5, dtype=torch.long),), f("embed.onnx"), ["input_ids"], ["inputs_embeds"], {"input_ids": {0: "b", 1: "s"}, "inputs_embeds": {0: "b", 1: "s"}})
     onnx.save(decoder_graph(dec, c), f("decoder.onnx"))
 

@@ -116,10 +116,14 @@ class Encoder(nn.Module):
         self.patch_proj, self.image_proj = nn.Linear(c.dim, c.embed), nn.Linear(c.dim, c.embed)
         self.pool = nn.Linear(c.dim, 1)
 
+    @staticmethod
+    def planes(pixels):
+        """uint8 [N,H,W,3] -> [N,3,H,W], what the stem reads."""
+        return pixels.permute(0, 3, 1, 2).to(torch.float32) * (1 / 58.0) - 2.0
+
     def stem_tokens(self, pixels):
         """uint8 [N,H,W,3] -> [N,P,D], before any attention."""
-        x = pixels.permute(0, 3, 1, 2).to(torch.float32) * (1 / 58.0) - 2.0
-        return self.stem(x.contiguous(memory_format=torch.channels_last)).reshape(-1, self.pos.shape[2], self.pos.shape[1]).transpose(1, 2)
+        return self.stem(self.planes(pixels).contiguous(memory_format=torch.channels_last)).reshape(-1, self.pos.shape[2], self.pos.shape[1]).transpose(1, 2)
 
     def forward(self, pixels):
         """uint8 [N,H,W,3] -> tokens [N,P,D]."""

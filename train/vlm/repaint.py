@@ -9,14 +9,13 @@ import random
 
 import numpy as np
 
-from yard.labels import COLOR, COLORS, KINDS
+from yard.labels import COLOR, COLORS, KINDS, LIGHT
 from yard.scene import PAINT
 
 from .data import Shards
 
 SHARE = 0.35  # of the clips
 KINDS_PAINTED = ("person", "car", "van", "bicycle", "ball")
-LIGHT = ["day", "dusk", "night"]
 
 
 def effects(data: Shards, tokens: np.ndarray, clips: int = 500, frames=(3, 9, 15, 21)) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from yard.labels import COLORS, KINDS, MODEL_FPS
+from yard.labels import COLORS, KINDS, LIGHT, MODEL_FPS, WEATHER
 from yard.language import Teller
 
 from . import cache, reader, repaint, targets
@@ -23,7 +23,6 @@ from .common import Clock, adamw, log, save
 from .data import Shards
 from .model import Config, Decoder, Temporal
 
-LIGHT, WEATHER = ["day", "dusk", "night"], ["clear", "rain", "snow", "fog"]
 GOES = torch.tensor([targets.CLAUSE[k] for k in ("enter", "leave", "start", "turn_back", "moving", "carrying")])
 PACK = 112   # text tokens that share one visual prefix
 ALONE = 0.12  # share of the time without words
@@ -63,14 +62,21 @@ class Clips:
         g = self.data.grids(i)
         return {k: v[:, :, ::-1] for k, v in g.items()} | {"vx": -g["vx"][:, :, ::-1]} if m else g
 
-    def get(self, i: int, m: int, coats: dict | None = None):
-        """The scene of clip i, or of its mirror image, with some of its actors in other coats; its truth; the dense targets."""
+    def scene(self, i: int, m: int, coats: dict | None = None):
+        """The scene of a clip, some of its actors in other coats, and its truth."""
+        s, t, _ = self.get(i, m)
         if coats:
-            s, t, d = self.get(i, m)
             s = copy.copy(s)
             s.actors = [dataclasses.replace(a, color=coats.get(a.id, a.color)) for a in s.actors]
             t = [[dict(a, color=coats.get(a["id"], a["color"])) for a in f] for f in t]
-            return s, t, d | {"color": targets.dense(s, t, self.grids(i, m)["actor"])["color"].astype(np.int8)}
+        return s, t
+
+    def dense(self, i: int, m: int, coats: dict | None = None) -> dict:
+        d = self.get(i, m)[2]
+        return d | {"color": targets.dense(*self.scene(i, m, coats), self.grids(i, m)["actor"])["color"].astype(np.int8)} if coats else d
+
+    def get(self, i: int, m: int):
+        """The scene of clip i, or of its mirror image; its truth; the dense targets."""
         if (i, m) not in self.memo:
             s, t = self.data.scene(i), self.truth[i]
             g = self.grids(i, m)
@@ -97,11 +103,11 @@ class Clips:
 
     def batch(self, picks):
         x = torch.from_numpy(np.stack([self.tokens(*p) for p in picks]))
-        ds = [self.get(*p)[2] for p in picks]
+        ds = [self.dense(*p) for p in picks]
         return x, {k: torch.from_numpy(np.stack([d[k] for d in ds])) if ds[0][k].dtype == np.float32 else torch.from_numpy(np.stack([d[k] for d in ds])).long() for k in ds[0]}
 
     def teller(self, pick, seed, plain=0.75):
-        s, t, _ = self.get(*pick)
+        s, t = self.scene(*pick)
         return Teller(s, lambda at: t[min(int(round(at * MODEL_FPS)), len(t) - 1)], seed, plain)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from vlm import repaint
-from yard.labels import COLOR, COLORS, GRID_H, GRID_W, KIND, KINDS
+from yard.labels import COLOR, COLORS, GRID_H, GRID_W, KIND, KINDS, LIGHT
 
 D = 24
 
@@ -26,7 +26,7 @@ class Yard:
                 at = np.s_[:, 3 * a.id : 3 * a.id + 2, int(r.integers(12)) : int(r.integers(12, GRID_W))]
                 g["actor"][at], g["cls"][at], g["color"][at] = a.id + 1, KIND[a.kind], COLOR[a.color]
                 g["cover"][at] = r.integers(30, 100, g["cover"][at].shape)
-            self.lines.append({"light": repaint.LIGHT[light]})
+            self.lines.append({"light": LIGHT[light]})
             self.g.append(g), self.actors.append(actors)
             self.tok.append(self.tokens(g, light))
 
@@ -52,7 +52,7 @@ class RepaintTest(unittest.TestCase):
             for a in actors:
                 want["color"][g["actor"] == a.id + 1] = COLOR[coats.get(a.id, a.color)]
             got = repaint.repaint(y.tok[i], g, actors, coats, effect)
-            np.testing.assert_allclose(got, y.tokens(want, repaint.LIGHT.index(y.lines[i]["light"])), atol=0.05)
+            np.testing.assert_allclose(got, y.tokens(want, LIGHT.index(y.lines[i]["light"])), atol=0.05)
             self.assertGreater(np.abs(got - y.tok[i]).max(), 0.5)
 
     def test_only_what_has_many_colours_is_chosen(self):

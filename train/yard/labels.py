@@ -6,6 +6,7 @@ COLORS = ["none", "red", "blue", "green", "yellow", "white", "black", "orange", 
 ACTIONS = ["none", "still", "moving", "stopped", "turned", "fallen", "carrying", "dropped", "picked_up"]
 EVENTS = ["none", "enter", "leave", "stop", "start", "turn_back", "drop", "pick_up", "fall", "get_up",
           "gate_open", "gate_close", "lights_on", "lights_off"]
+LIGHT, WEATHER = ["day", "dusk", "night"], ["clear", "rain", "snow", "fog"]
 
 KIND = {k: i for i, k in enumerate(KINDS)}
 COLOR = {k: i for i, k in enumerate(COLORS)}
