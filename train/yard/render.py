@@ -143,11 +143,13 @@ def main() -> None:
     ap.add_argument("--out", required=True, help="folder that gets shard-00000, shard-00001, ...")
     ap.add_argument("--split", choices=sorted(SEED0), default="train")
     ap.add_argument("--clips", type=int, default=1000)
+    ap.add_argument("--first", type=int, default=0, help=f"begin at this clip of the split, a multiple of {SHARD}")
     ap.add_argument("--frames", type=int, default=24, help="frames a clip at 4 a second")
     ap.add_argument("--workers", type=int, default=1)
     a = ap.parse_args()
     n = min(SHARD, a.clips)
-    jobs = [(os.path.join(a.out, f"shard-{i:05d}"), a.split, SEED0[a.split] + i * SHARD, n, a.frames) for i in range((a.clips + SHARD - 1) // SHARD)]
+    jobs = [(os.path.join(a.out, f"shard-{i:05d}"), a.split, SEED0[a.split] + i * SHARD, n, a.frames)
+            for i in range(a.first // SHARD, (a.first + a.clips + SHARD - 1) // SHARD)]
     os.makedirs(a.out, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(a.workers) as pool:
         for i, out in enumerate(pool.imap_unordered(shard, jobs)):
