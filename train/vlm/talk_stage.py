@@ -26,6 +26,7 @@ from .model import Config, Decoder, Temporal
 GOES = torch.tensor([targets.CLAUSE[k] for k in ("enter", "leave", "start", "turn_back", "moving", "carrying")])
 PACK = 112   # text tokens that share one visual prefix
 ALONE = 0.12  # share of the time without words
+LEAD = 150  # steps in which heads that begin anew learn alone
 MISHEARD = 0.2  # share of the colours told so far that are changed
 POINTS = 2  # after this block of the decoder a head asks which visual token is told of
 
@@ -106,7 +107,7 @@ class Clips:
         ds = [self.dense(*p) for p in picks]
         return x, {k: torch.from_numpy(np.stack([d[k] for d in ds])) if ds[0][k].dtype == np.float32 else torch.from_numpy(np.stack([d[k] for d in ds])).long() for k in ds[0]}
 
-    def teller(self, pick, seed, plain=0.75):
+    def teller(self, pick, seed, plain=0.9):
         s, t = self.scene(*pick)
         return Teller(s, lambda at: t[min(int(round(at * MODEL_FPS)), len(t) - 1)], seed, plain)
 
@@ -354,20 +355,22 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
     torch.manual_seed(2)
     temporal, dec, heads = Temporal(c), Decoder(c), Heads(c)
     opt = adamw(temporal, dec, heads, lr=lr)
-    ck, step, used = os.path.join(out, "talk.pt"), 0, 0.0
+    ck, step, used, lead = os.path.join(out, "talk.pt"), 0, 0.0, 0
     if os.path.exists(ck):
         s = torch.load(ck, weights_only=True)
         temporal.load_state_dict(s["temporal"]), dec.load_state_dict(s["dec"])
         if "heads" in s:  # they are not in what `adopt` read from a bundle
             heads.load_state_dict(s["heads"]), opt.load_state_dict(s["opt"])
         step, used = s["step"], s["used"]
+        lead = step + LEAD if "heads" not in s else 0
     enc = cache.load_encoder(c, out)
     val, train = Clips(c, data_dir, out, "val", *enc), Clips(c, data_dir, out, "train", *enc, mirror=mirror)
     clock, r, pk = Clock(minutes, lr, used), random.Random(step + 7), Packer(c, tok)
     params = [p for m in (temporal, dec, heads) for p in m.parameters()]
     last, avg = clock.spent(), {}
     while clock.share() < 1:
-        words = clock.share() >= ALONE
+        words = clock.share() >= ALONE and step >= lead
+        temporal.requires_grad_(step >= lead)
         clock.set_lr(opt, 0.02)
         picks = [train.pick(r) for _ in range(batch)]
         x, d = train.batch(picks)
