@@ -15,6 +15,7 @@ const (
 	ReasonRepeat  = "repeat"  // said already, and it still holds
 	ReasonNothing = "nothing" // there was nothing to say
 	ReasonAbstain = "abstain" // the model could not tell
+	ReasonDoubt   = "doubt"   // the model was not sure
 )
 
 // NarrationConfig configures a Narration.

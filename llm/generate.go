@@ -59,11 +59,15 @@ type Piece struct {
 	YesProb float64
 	HasYes  bool
 	// Nothing is set when there is nothing new to tell, CannotTell when the
-	// frames do not show the answer. Either piece is the only one.
+	// frames do not show the answer, or when each sentence of a description was
+	// doubted. Either piece is the only one.
 	Nothing, CannotTell bool
-	// Tokens counts those of the answer so far.
+	// Tokens counts those made so far, for what was left out too.
 	Tokens int
-	Stop   Stop
+	// Doubted counts the sentences that were left out of the answer because the
+	// model was not sure of them. It comes with the last piece.
+	Doubted int
+	Stop    Stop
 }
 
 // Generate answers req and leaves the session as it was, however the iteration
@@ -83,11 +87,6 @@ func (s *Session) Generate(ctx context.Context, req Request) iter.Seq2[Piece, er
 		}
 	}
 }
-
-// changesOdds is how much likelier than <|nothing|> a change must be to be told:
-// a false alarm costs a listener more than news that comes with the next
-// description.
-const changesOdds = 2
 
 // answer does not call give again once it returned false.
 func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool) error {
@@ -118,16 +117,16 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 		first.YesProb = 1 / (1 + math.Exp(float64(logits[t.No]-logits[t.Yes])/s.m.yesNo))
 	}
 	next := first // the piece being made
+	var doubts doubts
+	if req.Temperature <= 0 { // what is drawn at random is unlikely at times
+		doubts.least = s.m.sure[req.Task]
+	}
 	for {
 		id, err := s.next(logits, req)
 		if err != nil {
 			return err
 		}
-		begun := len(s.spoken) > 0
-		if !begun && req.Task == Changes && float64(logits[id]-logits[t.Nothing]) < math.Log(changesOdds) {
-			id = t.Nothing
-		}
-		if !begun {
+		if len(s.spoken) == 0 {
 			next.HasYes = req.Task == Ask && (id == t.Yes || id == t.No)
 			next.Nothing, next.CannotTell = id == t.Nothing, id == t.CannotTell
 		}
@@ -135,11 +134,7 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 			next.Stop = StopEnd
 		} else {
 			s.spoken = append(s.spoken, id)
-			part := text.Add(id)
-			if next.First {
-				part = strings.TrimLeft(part, " ")
-			}
-			next.Text += part
+			next.add(doubts.hear(text.Add(id), id, logits))
 			switch {
 			case repeats(s.spoken):
 				next.Stop = StopRepeat
@@ -148,8 +143,11 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 			}
 		}
 		if next.Stop != "" {
-			next.Text += text.Flush()
-			next.Tokens = len(s.spoken)
+			next.add(doubts.end(text.Flush()))
+			next.Tokens, next.Doubted = len(s.spoken), doubts.n
+			if next.First && next.Text == "" && doubts.n > 0 {
+				next.Nothing, next.CannotTell = req.Task == Changes, req.Task == Describe
+			}
 			give(next)
 			return nil
 		}
@@ -163,6 +161,13 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 		if logits, err = s.decode(ctx, a, id); err != nil {
 			return fmt.Errorf("llm: decode: %w", err)
 		}
+	}
+}
+
+// add puts text behind the piece's; an answer does not begin with a space.
+func (p *Piece) add(text string) {
+	if p.Text += text; p.First {
+		p.Text = strings.TrimLeft(p.Text, " ")
 	}
 }
 

@@ -36,10 +36,11 @@ type Model struct {
 	name     string
 	dec      model.Decoder
 	ids      model.Tokens
-	yesNo    float64 // temperature
-	most     int     // new tokens, when the request does not say
-	perFrame int     // visual tokens
-	rows     int     // logits rows a run gives: 1, or 0 for one each token
+	yesNo    float64          // temperature
+	sure     map[Task]float64 // the probability that a sentence must have to be told
+	most     int              // new tokens, when the request does not say
+	perFrame int              // visual tokens
+	rows     int              // logits rows a run gives: 1, or 0 for one each token
 
 	tok            *tokenizer.Tokenizer
 	embed, decoder *ort.Session
@@ -53,6 +54,7 @@ type Model struct {
 func Open(b *model.Bundle, env *ort.Env) (*Model, error) {
 	m := &Model{
 		name: b.Name, dec: b.Manifest.Decoder, ids: b.Manifest.Tokens, yesNo: b.Manifest.Calibration.YesNoTemperature,
+		sure: map[Task]float64{Describe: b.Manifest.Calibration.DescribeProbability, Changes: b.Manifest.Calibration.ChangesProbability},
 		most: b.Manifest.Generation.MaxNewTokens, perFrame: b.Manifest.Temporal.TokensPerFrame,
 	}
 	if w := b.Manifest.Temporal.Width; w != m.dec.Width {

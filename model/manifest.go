@@ -134,6 +134,10 @@ type Domain struct {
 type Calibration struct {
 	// YesNoTemperature divides the logits of yes and no.
 	YesNoTemperature float64 `json:"yesno_temperature"`
+	// DescribeProbability and ChangesProbability are what a sentence must have to
+	// be told, the product of its tokens' (0 to 1). They default to 0: all is told.
+	DescribeProbability float64 `json:"describe_probability,omitempty"`
+	ChangesProbability  float64 `json:"changes_probability,omitempty"`
 }
 
 // Generation holds defaults of answers.
@@ -236,6 +240,11 @@ func (m *Manifest) validate() error {
 	}
 	if !(m.Calibration.YesNoTemperature > 0) {
 		bad("calibration.yesno_temperature is %v", m.Calibration.YesNoTemperature)
+	}
+	for name, p := range map[string]float64{"describe": m.Calibration.DescribeProbability, "changes": m.Calibration.ChangesProbability} {
+		if !(p >= 0 && p < 1) {
+			bad("calibration.%s_probability is %v", name, p)
+		}
 	}
 	if !(m.Domain.Threshold > 0) {
 		bad("domain.threshold is %v", m.Domain.Threshold)

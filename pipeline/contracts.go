@@ -100,6 +100,7 @@ type Piece struct {
 	YesProb    float64 // calibrated probability of "yes"
 	Nothing    bool    // the model says that nothing is new
 	CannotTell bool    // the model abstains
+	Doubted    int     // sentences left out, which the model was not sure of; with the last piece
 }
 
 // Session is one stream's conversation with the language model: its KV cache

@@ -165,6 +165,7 @@ type Answer struct {
 	YesProb    float64
 	Nothing    bool
 	CannotTell bool
+	Doubted    int // sentences left out
 	// First and Took are from the asking to the first piece and to the last.
 	First, Took time.Duration
 }
@@ -184,6 +185,7 @@ func (l *Looker) Say(ctx context.Context, r Request, on func(Piece)) (Answer, er
 			a.HasYes, a.YesProb = p.HasYes, p.YesProb
 		}
 		a.Nothing, a.CannotTell = a.Nothing || p.Nothing, a.CannotTell || p.CannotTell
+		a.Doubted += p.Doubted
 		text.WriteString(p.Text)
 		if on != nil {
 			on(p)

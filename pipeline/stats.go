@@ -41,6 +41,9 @@ type stats struct {
 }
 
 func (s *stats) skip(reason string, n uint64) {
+	if n == 0 {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.skipped == nil {

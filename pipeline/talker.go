@@ -230,6 +230,7 @@ func (t *talker) describe(ctx context.Context, seen Seen) error {
 	if err != nil {
 		return err
 	}
+	t.s.st.skip(event.ReasonDoubt, uint64(a.Doubted))
 	o := event.Observation{At: t.now, Text: a.Text, Evidence: t.cite(), Model: t.model, Latency: t.latency(a, sp)}
 	if a.CannotTell {
 		o.Text, o.Reason = "", event.ReasonAbstain
@@ -249,6 +250,7 @@ func (t *talker) changes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	t.s.st.skip(event.ReasonDoubt, uint64(a.Doubted))
 	if a.Nothing || a.CannotTell || a.Text == "" {
 		t.s.st.skip(event.ReasonNothing, 1)
 		return nil

@@ -32,7 +32,7 @@ var tasks = map[pipeline.Task]llm.Task{pipeline.Describe: llm.Describe, pipeline
 func (s session) Generate(ctx context.Context, r pipeline.Request) iter.Seq2[pipeline.Piece, error] {
 	return func(yield func(pipeline.Piece, error) bool) {
 		for p, err := range s.s.Generate(ctx, llm.Request{Task: tasks[r.Task], Question: r.Text, MaxTokens: r.MaxTokens}) {
-			if !yield(pipeline.Piece{Text: p.Text, HasYes: p.HasYes, YesProb: p.YesProb, Nothing: p.Nothing, CannotTell: p.CannotTell}, err) {
+			if !yield(pipeline.Piece{Text: p.Text, HasYes: p.HasYes, YesProb: p.YesProb, Nothing: p.Nothing, CannotTell: p.CannotTell, Doubted: p.Doubted}, err) {
 				return
 			}
 		}

@@ -1,0 +1,50 @@
+package llm
+
+import (
+	"math"
+	"strings"
+)
+
+// doubts holds each sentence back until it is whole, and leaves it out when the
+// model was not sure of it: what is told three times in four is worth more to a
+// listener than what is told always and wrong once in ten.
+type doubts struct {
+	least float64 // probability that a sentence must have; 0 lets all pass as it comes
+	held  string
+	log   float64 // log probability of what is held
+	n     int     // sentences left out
+}
+
+// hear takes a token, what it adds to the text and the logits that it was picked
+// from, and gives what may be told now.
+func (d *doubts) hear(part string, id int, logits []float32) string {
+	if d.least <= 0 {
+		return part
+	}
+	d.log += logProb(logits, id)
+	d.held += part
+	if part == "" || !strings.ContainsRune(".!?", rune(part[len(part)-1])) {
+		return ""
+	}
+	return d.end("")
+}
+
+// end gives the rest, with which the text ends.
+func (d *doubts) end(part string) string {
+	text := d.held + part
+	if d.log < math.Log(d.least) && strings.TrimSpace(text) != "" {
+		text = ""
+		d.n++
+	}
+	d.held, d.log = "", 0
+	return text
+}
+
+// logProb is the log of the probability that the logits give a token.
+func logProb(logits []float32, id int) float64 {
+	sum := 0.0
+	for _, x := range logits {
+		sum += math.Exp(float64(x - logits[id]))
+	}
+	return -math.Log(sum)
+}
