@@ -98,7 +98,7 @@ def run(c: Config, tok, data_dir: str, out: str, to: str, card: str, clips: int 
               "changes_exact": got["chg_exact"], "changes_nothing": got["chg_nothing"], **cal}
     scores = {k: round(v, 4) if isinstance(v, float) else v for k, v in scores.items()}
     px = np.ascontiguousarray(val.data.pixels(0)[:3])
-    meta = {"version": "1", "calibration": {"yesno_temperature": temp}, "scores": scores,
+    meta = {"version": "1", "calibration": {"yesno_temperature": temp} | talk_stage.SURE, "scores": scores,
             "trained_on": "clips of six seconds of a simulated yard, rendered from seeds and really encoded (H.264, VP8)"}
     path, plain = os.path.join(out, "tokenizer.json"), os.path.join(out, "bundle-fp32")
     diff = export.write(plain, c, path, enc, Domain(c), text, temporal, dec, meta, px)
