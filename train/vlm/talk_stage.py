@@ -171,7 +171,7 @@ class Packer:
         """(prompt, answer) pairs that fit together; the description comes first."""
         e = lambda s: self.tok.encode(s).ids + [self.id["end"]]
         out = [(self.prompt("describe"), e(tell.describe(t)))]
-        if r.random() < 0.6:
+        if r.random() < 0.9:
             out.append((self.prompt("changes"), e(tell.changes(t))))
         qa = tell.qa(t)
         r.shuffle(qa)

@@ -103,7 +103,7 @@ class Teller:
         return " ".join(out) or self.pick(["The yard is empty.", "Nobody is there.", "There is nothing in the yard."])
 
     def changes(self, t: float) -> str:
-        out = []
+        out, told = [], set()
         for e in self.events:
             if not t - CHANGE < e["t"] <= t:
                 continue
@@ -117,7 +117,9 @@ class Teller:
                 continue
             d = {"id": a.id, "kind": a.kind, "color": a.color, "direction": ""}
             # A little after the event: its time is rounded, and just before a turn the actor still goes the other way.
-            out.append(f"{cap(the(d, True))} {self.event_clause(d, e, e['t'] + 0.05)}.")
+            # "A car" a second time would be another car.
+            out.append(f"{cap(the(d, a.id not in told))} {self.event_clause(d, e, e['t'] + 0.05)}.")
+            told.add(a.id)
         return " ".join(out) or NOTHING
 
     def qa(self, t: float) -> list[dict]:

@@ -81,6 +81,13 @@ class LanguageTest(unittest.TestCase):
                     loud += 1
         self.assertGreater(min(quiet, loud), 30)
 
+    def test_who_is_told_of_twice_is_one(self):
+        """Two events of one actor within a second: "a van" a second time would claim a second van."""
+        for seed, at, said in ((40, 2.71, "A white van comes in from the left. The white van has stopped."),
+                               (26, 2.35, "A person in a blue coat comes in from the right. A person in a purple coat comes in from the right. The person in a blue coat drops a box.")):
+            self.assertEqual(teller(make_scene(seed)).changes(at), said)
+            self.assertEqual(sum(reader.facts(said).values()), said.count("."))
+
     def test_nothing_happens_in_an_idle_scene(self):
         for seed in SEEDS:
             self.assertEqual(make_scene(seed, idle=True).events(), [])
