@@ -23,6 +23,7 @@ def main() -> None:
     ap.add_argument("--data", default=os.path.join(cache, "data"), help="folder with train/ and val/ shards")
     ap.add_argument("--out", default=os.path.join(cache, "train"), help="checkpoints")
     ap.add_argument("--minutes", type=float, default=60, help="wall-clock for the stage, earlier runs of it counted in")
+    ap.add_argument("--lr", type=float, help="encoder, talk: highest learning rate (default 1.5e-3 and 1.8e-3; an adopted bundle goes on well at a fifth of it)")
     ap.add_argument("--mirror", action="store_true", help="talk: train on the mirrored pictures too (twice the cache)")
     ap.add_argument("--bf16", action="store_true", help="talk: multiply in bfloat16 (nearly twice as fast on AMD's Zen 4, slower on an Intel without AMX)")
     ap.add_argument("--to", help="folder of the bundle that `finish` or `swap` writes")
@@ -51,10 +52,11 @@ def main() -> None:
         finish.run(c, tok, a.data, a.out, a.to or os.path.join(a.out, "bundle"), os.path.join(os.path.dirname(__file__), "card.md"))
     if a.stage == "swap":
         swap_stage.run(a.lm, a.base, a.data, a.out, a.minutes, a.to or os.path.join(a.out, "bundle-smollm2"))
+    rate = {"lr": a.lr} if a.lr else {}
     if a.stage == "talk":
-        talk_stage.run(c, tok, a.data, a.out, a.minutes, a.mirror, a.bf16)
+        talk_stage.run(c, tok, a.data, a.out, a.minutes, a.mirror, a.bf16, **rate)
     if a.stage == "encoder":
-        encoder_stage.run(c, tok, train, val, a.out, a.minutes)
+        encoder_stage.run(c, tok, train, val, a.out, a.minutes, **rate)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ class Packer:
 
     def __init__(self, c: Config, tok):
         self.c, self.tok = c, tok
-        self.id = {k: tok.token_to_id(f"<|{k}|>") for k in ("bos", "frame", "describe", "changes", "ask", "answer", "end", "pad")}
+        self.id = {k: tok.token_to_id(f"<|{k}|>") for k in ("bos", "frame", "describe", "changes", "ask", "answer", "nothing", "end", "pad")}
         self.yesno = {tok.token_to_id("yes"), tok.token_to_id("no")}
         self.stop = tok.encode(".").ids[0]
         self.colors = torch.tensor([tok.encode(" " + k).ids[0] for k in COLORS[1:]])
