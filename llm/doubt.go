@@ -26,13 +26,14 @@ func (d *doubts) hear(part string, id int, logits []float32) string {
 	if part == "" || !strings.ContainsRune(".!?", rune(part[len(part)-1])) {
 		return ""
 	}
-	return d.end("")
+	return d.end("", false)
 }
 
-// end gives the rest, with which the text ends.
-func (d *doubts) end(part string) string {
+// end gives the rest, with which the text ends; in a circle it is a sentence
+// that was told already.
+func (d *doubts) end(part string, circle bool) string {
 	text := d.held + part
-	if d.log < math.Log(d.least) && strings.TrimSpace(text) != "" {
+	if (d.least > 0 && circle || d.log < math.Log(d.least)) && strings.TrimSpace(text) != "" {
 		text = ""
 		d.n++
 	}

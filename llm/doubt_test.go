@@ -14,18 +14,20 @@ func TestDoubts(t *testing.T) {
 	}
 	two := []word{{"A", 0.9}, {" car", 0.9}, {".", 1}, {" A", 0.9}, {" van", 0.5}, {".", 1}, {" It", 0.9}, {" rains", 0.9}}
 	for name, c := range map[string]struct {
-		least float64
-		words []word
-		want  string
-		left  int
+		least  float64
+		words  []word
+		want   string
+		left   int
+		circle bool
 	}{
-		"all is told":                         {0, two, "A car.| A van.| It rains", 0},
-		"likely enough":                       {0.4, two, "A car.| A van.| It rains", 0},
-		"the second is not":                   {0.5, two, "A car.| It rains", 1},
-		"the product counts, and the end too": {0.82, two, "", 3},
-		"nothing was said":                    {0.9, nil, "", 0},
-		"a sentence of spaces":                {0.9, []word{{" ", 0.1}}, " ", 0},
-		"runes that come in parts":            {0.4, []word{{"", 0.9}, {"é", 0.9}, {"?", 0.9}}, "é?", 0},
+		"all is told":                         {0, two, "A car.| A van.| It rains", 0, false},
+		"cut off in a circle":                 {0.4, two, "A car.| A van.", 1, true},
+		"likely enough":                       {0.4, two, "A car.| A van.| It rains", 0, false},
+		"the second is not":                   {0.5, two, "A car.| It rains", 1, false},
+		"the product counts, and the end too": {0.82, two, "", 3, false},
+		"nothing was said":                    {0.9, nil, "", 0, false},
+		"a sentence of spaces":                {0.9, []word{{" ", 0.1}}, " ", 0, false},
+		"runes that come in parts":            {0.4, []word{{"", 0.9}, {"é", 0.9}, {"?", 0.9}}, "é?", 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := doubts{least: c.least}
@@ -34,7 +36,7 @@ func TestDoubts(t *testing.T) {
 				logits := []float32{float32(math.Inf(-1)), float32(math.Log(w.p)), float32(math.Log(1 - w.p))}
 				told = append(told, d.hear(w.text, 1, logits))
 			}
-			told = append(told, d.end(""))
+			told = append(told, d.end("", c.circle))
 			if got := strings.Join(told, ""); got != strings.ReplaceAll(c.want, "|", "") || d.n != c.left {
 				t.Errorf("told %q, left out %d; want %q, %d", told, d.n, c.want, c.left)
 			}

@@ -143,7 +143,7 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 			}
 		}
 		if next.Stop != "" {
-			next.add(doubts.end(text.Flush()))
+			next.add(doubts.end(text.Flush(), next.Stop == StopRepeat))
 			next.Tokens, next.Doubted = len(s.spoken), doubts.n
 			if next.First && next.Text == "" && doubts.n > 0 {
 				next.Nothing, next.CannotTell = req.Task == Changes, req.Task == Describe

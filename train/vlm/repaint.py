@@ -9,13 +9,14 @@ import random
 
 import numpy as np
 
-from yard.labels import COLOR, COLORS, KINDS, LIGHT
+from yard.labels import COLOR, COLORS, HELD_OUT, KINDS, LIGHT
 from yard.scene import PAINT
 
 from .data import Shards
 
 SHARE = 0.35  # of the clips
 KINDS_PAINTED = ("person", "car", "van", "bicycle", "ball")
+RARE = 4  # how much likelier a coat is that no picture shows: else what is told of colours would be led by how rare it is
 
 
 def effects(data: Shards, tokens: np.ndarray, clips: int = 500, frames=(3, 9, 15, 21)) -> np.ndarray:
@@ -38,7 +39,7 @@ def choose(actors, r: random.Random) -> dict[int, str]:
     painted = [a for a in actors if a.kind in KINDS_PAINTED]
     if not painted or r.random() > SHARE:
         return {}
-    return {a.id: r.choice(PAINT) for a in r.sample(painted, min(r.randint(1, 2), len(painted)))}
+    return {a.id: r.choices(PAINT, [RARE if (c, a.kind) in HELD_OUT else 1 for c in PAINT])[0] for a in r.sample(painted, min(r.randint(1, 2), len(painted)))}
 
 
 def repaint(x: np.ndarray, grids: dict, actors, coats: dict[int, str], effect: np.ndarray) -> np.ndarray:
