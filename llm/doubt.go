@@ -6,8 +6,8 @@ import (
 )
 
 // doubts holds each sentence back until it is whole, and leaves it out when the
-// model was not sure of it: what is told three times in four is worth more to a
-// listener than what is told always and wrong once in ten.
+// model was not sure of it: a false alarm costs a listener more than news that
+// comes with the next description.
 type doubts struct {
 	least float64 // probability that a sentence must have; 0 lets all pass as it comes
 	held  string
@@ -23,7 +23,7 @@ func (d *doubts) hear(part string, id int, logits []float32) string {
 	}
 	d.log += logProb(logits, id)
 	d.held += part
-	if part == "" || !strings.ContainsRune(".!?", rune(part[len(part)-1])) {
+	if n := len(part); n == 0 || strings.IndexByte(".!?", part[n-1]) < 0 {
 		return ""
 	}
 	return d.end("", false)

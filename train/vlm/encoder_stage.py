@@ -138,7 +138,7 @@ def losses(enc, heads, text, bank_ids, bank_mask, kinds, colors, batch):
     match = ((kinds == -1) | (kinds == cls[..., None])) & ((colors == -1) | (colors == color[..., None])) & (cls > 0)[..., None]
     # Of jittered pictures no phrase with a colour is asked; of scribbles only "something red".
     asked = torch.where((made == NAMED)[..., None], True, torch.where((made == JITTERED)[..., None], colors == -1, (kinds == -1) & (color > 0)[..., None]))
-    asked = asked & ~((kinds == -1) & (colors >= 0) & unasked[..., colors.clamp(min=0)])
+    asked &= ~((kinds == -1) & unasked[..., colors.clamp(min=0)])  # "something red"; COLORS[0] is none, which is never held out
     match = torch.where((made == SCRIBBLED)[..., None], (kinds == -1) & (colors == color[..., None]), match)
     keep = (fg > 0) | (made == SCRIBBLED) & (color > 0) | (made != SCRIBBLED) & (torch.rand(fg.shape) < 0.04)
     lp = s * (patch[keep] @ bank.T) + b

@@ -350,8 +350,8 @@ def evaluate(c, pk, val: Clips, temporal, dec, heads, clips=64, words=True, show
     if words:
         for a, b in told(desc, 0)[:show]:
             print("   said:", a, "\n   true:", b, flush=True)
-        for least in (0, *sorted(SURE.values())):
-            log(sentences_from=float(least), **{f"{name}_{k}": v for name, said in (("describe", desc), ("changes", chg)) for k, v in reader.score(told(said, least)).items() if k in ("recall", "false")})
+        for least in sorted({0.0, *SURE.values()}):
+            log(sentences_from=least, **{f"{name}_{k}": v for name, said in (("describe", desc), ("changes", chg)) for k, v in reader.score(told(said, least)).items() if k in ("recall", "false")})
         desc, chg = told(desc, SURE["describe_probability"]), told(chg, SURE["changes_probability"])
         out |= reader.score(desc)
         out["chg_exact"] = float(np.mean([(reader.facts(a) == reader.facts(b)) for a, b in chg]))

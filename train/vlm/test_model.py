@@ -50,12 +50,14 @@ class TemporalTest(unittest.TestCase):
                 at = cell((col + 0.5) * WIDTH / GRID_W, (row + 0.5) * HEIGHT / GRID_H)
                 self.assertEqual(reached, {at, c.tokens - 1} if row >= c.sky else {c.tokens - 1}, p)
 
+
+class ToldTest(unittest.TestCase):
     def test_a_doubted_sentence_is_left_out(self):
         said = [([("A red car stops.", 0.9), ("A box is on the left.", 0.4)], "A red car stops."), ([("<|nothing|>", 0.9)], "<|nothing|>")]
         self.assertEqual([a for a, _ in told(said, 0.3)], ["A red car stops. A box is on the left.", ""])
         self.assertEqual(told(said, 0.5), [("A red car stops.", "A red car stops."), ("", "")])
         self.assertEqual(reader.score(told(said, 0.3))["false"], 0.5)
-        self.assertEqual(reader.score(told(said, 0.5)) , {"recall": 1, "false": 0, "noun_recall": 1, "noun_false": 0})
+        self.assertEqual(reader.score(told(said, 0.5)), {"recall": 1, "false": 0, "noun_recall": 1, "noun_false": 0})
 
 
 if __name__ == "__main__":
