@@ -434,3 +434,37 @@ func TestHiddenAddresses(t *testing.T) {
 	p.connected()
 	eventually(t, "pictures", func() bool { return pictures.Load() > 10 })
 }
+
+// TestFirstRequestIsAnswered: requests come while the other channels are still
+// being told of the past, and before the control channel's own OnOpen is done.
+func TestFirstRequestIsAnswered(t *testing.T) {
+	telling, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	s := newSite(t, webrtc.Config{}, nil)
+	defer close(goOn)
+	say(s.backend, "yard", "a person runs")
+	p := newPeer(t, nil)
+	p.watch()
+	a, err := s.Play(t.Context(), webrtc.PlayRequest{Stream: "yard", Offer: p.offer(nil), Allowed: func(webrtc.Action, string) bool {
+		once.Do(func() { close(telling); <-goOn })
+		return true
+	}})
+	p.must(err)
+	p.take(a.SDP)
+	select {
+	case <-telling:
+	case <-time.After(15 * time.Second):
+		t.Fatal("the past is not told")
+	}
+	dc, err := p.CreateDataChannel(webrtc.ChannelControl, nil)
+	p.must(err)
+	replies := make(chan []byte, 1)
+	dc.OnMessage(func(m pion.DataChannelMessage) { replies <- m.Data })
+	dc.OnOpen(func() { _ = dc.SendText(`{"op":"ping","id":1}`) })
+	select {
+	case b := <-replies:
+		valid(t, schema(t), b)
+	case <-time.After(10 * time.Second):
+		t.Fatal("the first request has no reply")
+	}
+}

@@ -312,7 +312,6 @@ func (v *viewer) channel(dc *pion.DataChannel) {
 		lost = &v.lostDeltas
 	case ChannelControl:
 		lost = new(atomic.Uint64)
-		dc.OnMessage(v.message)
 	default:
 		_ = dc.Close()
 		return
@@ -325,31 +324,48 @@ func (v *viewer) channel(dc *pion.DataChannel) {
 		_ = dc.Close()
 		return
 	}
+	// Room for the past too, which comes at once.
+	p := newPipe(dc, v.srv.cfg.Queue+follow.History, lost)
+	if label == ChannelControl {
+		// Requests come from a goroutine that does not wait for OnOpen's: there
+		// is a way for replies before the first.
+		v.register(label, p)
+		dc.OnMessage(v.message)
+	}
 	dc.OnOpen(func() {
-		// Room for the past too, which comes at once.
-		p := newPipe(dc, v.srv.cfg.Queue+follow.History, lost)
-		if label == ChannelEvents {
-			b, _ := json.Marshal(&Message{Type: "hello", Protocol: Protocol, Viewer: v.id, Stream: v.stream})
-			p.send(b)
-		}
-		// Registered and subscribed in one step: what a feed for deltas alone
-		// hears in between would be taken for said.
-		v.hearing.Lock()
-		defer v.hearing.Unlock()
-		v.mu.Lock()
-		v.pipes[label] = p
-		v.mu.Unlock()
-		streams := []string{v.stream}
-		for s := range v.feeds {
-			streams = append(streams, s)
-		}
-		if label == ChannelEvents || label == ChannelText && len(v.feeds) == 0 {
-			v.follow = v.newFollower() // no event has been said before
-			v.listen(streams, nil)
+		if label != ChannelControl {
+			v.begin(label, p)
 		}
 		// From here on hello is under way: who has it misses nothing.
 		v.spawn(func() { p.run(v.ctx.Done()) })
 	})
+}
+
+// begin makes p the way for events or deltas, and lets the past through it.
+func (v *viewer) begin(label string, p *pipe) {
+	if label == ChannelEvents {
+		b, _ := json.Marshal(&Message{Type: "hello", Protocol: Protocol, Viewer: v.id, Stream: v.stream})
+		p.send(b)
+	}
+	// Registered and subscribed in one step: what a feed for deltas alone
+	// hears in between would be taken for said.
+	v.hearing.Lock()
+	defer v.hearing.Unlock()
+	v.register(label, p)
+	streams := []string{v.stream}
+	for s := range v.feeds {
+		streams = append(streams, s)
+	}
+	if label == ChannelEvents || len(v.feeds) == 0 {
+		v.follow = v.newFollower() // no event has been said before
+		v.listen(streams, nil)
+	}
+}
+
+func (v *viewer) register(label string, p *pipe) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.pipes[label] = p
 }
 
 func (v *viewer) newFollower() *follow.Follower {
