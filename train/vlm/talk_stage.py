@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from yard.labels import COLORS, KINDS, LIGHT, MODEL_FPS, WEATHER
+from yard.labels import COLORS, HELD_OUT, KINDS, LIGHT, MODEL_FPS, WEATHER
 from yard.language import NOTHING, Teller
 
 from . import cache, reader, repaint, targets
 from .common import Clock, adamw, log, save
 from .data import Shards
+from .encoder_stage import UNASKED
 from .model import Config, Decoder, Temporal
 
 GOES = torch.tensor([targets.CLAUSE[k] for k in ("enter", "leave", "start", "turn_back", "moving", "carrying")])
@@ -30,6 +31,7 @@ ALONE = 0.12  # share of the time without words
 SURE = {"describe_probability": 0.0, "changes_probability": 0.5}  # what a sentence must have to be told
 LEAD = 150  # steps in which heads that begin anew learn alone
 MISHEARD = 0.2  # share of the colours told so far that are changed
+UNASK = 0.9  # share of the colours that are learned without asking for those that no picture shows of the kind (encoder_stage.UNASKED)
 POINTS = 2  # after this block of the decoder a head asks which visual token is told of
 
 
@@ -242,6 +244,51 @@ class Packer:
         return x, torch.cat([ppos, pos], 1), mask, label, weight, plen
 
 
+class Unasked:
+    """Which words are no answer when a colour is learned: those of the pairs that no picture shows. A picture of a bicycle says that it is
+    blue; that it is not red would be learned of every bicycle there is."""
+
+    def __init__(self, tok, vocab: int):
+        first = lambda s: tok.encode(s).ids[0]
+        self.end, self.coat = first("<|end|>"), first(" coat")
+        self.colors = {first(c) for k in COLORS[1:] for c in (k, " " + k)}
+        self.kind = {self.coat if k == "person" else first(" " + k): i for i, k in enumerate(KINDS) if UNASKED[i].any()}  # by the word behind the colour
+        self.words = torch.zeros(len(KINDS) + 1, vocab, dtype=torch.bool)
+        for c, k in HELD_OUT:
+            self.words[KINDS.index(k), [first(c), first(" " + c)]] = True
+            if k == "person" and c[0] in "aeio":
+                self.words[-1, first(" an")] = True  # "in an" says which colour comes
+
+    def answer(self, prompt: list[int], answer: list[int]) -> list[int]:
+        """For each token of an answer the row of `words`; 0 has none."""
+        out = [0] * len(answer)
+        for j, i in enumerate(answer):
+            if i not in self.colors:
+                continue
+            if answer[j + 1] == self.end:  # "what colour is the van?"
+                out[j] = next((self.kind[p] for p in reversed(prompt) if p in self.kind), 0)
+            else:
+                out[j] = self.kind.get(answer[j + 1], 0)
+                if answer[j + 1] == self.coat:
+                    out[j - 1] = len(KINDS)
+        return out
+
+    def rows(self, rows, share: float):
+        """As Packer.pack lays texts: [A, PACK]; a share of it."""
+        out = torch.zeros(len(rows), PACK, dtype=torch.long)
+        for a, (_, _, texts) in enumerate(rows):
+            k = 0
+            for p, ans in texts:
+                k += len(p)
+                out[a, k - 1 : k - 1 + len(ans)] = torch.tensor(self.answer(p, ans))
+                k += len(ans)
+        return out * (torch.rand(out.shape) < share)
+
+    def ce(self, logits, label, rows):
+        """Cross-entropy of N labels. What is true is asked of all."""
+        return F.cross_entropy(logits.masked_fill(self.words[rows].scatter(1, label[:, None], False), -1e4), label, reduction="none")
+
+
 def dense_loss(heads: Heads, state, visual, d) -> dict:
     out, m = {}, visual[:, :, -1]  # the scene's
     visual = visual[:, :, : d["kind"].shape[2]]  # the places
@@ -253,7 +300,11 @@ def dense_loss(heads: Heads, state, visual, d) -> dict:
     out["kind"] = (ce(heads.cell["kind"](visual), kind) * w).sum() / w.sum()
     goes = torch.isin(d["clause"], GOES).float()  # which way somebody looks who stands still is not said, and often not to be seen
     for k in ("color", "clause", "side", "fresh"):
-        out[k] = (ce(heads.cell[k](visual), d[k]) * on).sum() / n * (0.5 if k in ("side", "fresh") else 1.0)
+        l = heads.cell[k](visual)
+        if k == "color":
+            unasked = UNASKED[kind] & (torch.rand(kind.shape) < UNASK)[..., None]
+            l = l.masked_fill(unasked.scatter(-1, d[k][..., None], False), -1e4)
+        out[k] = (ce(l, d[k]) * on).sum() / n * (0.5 if k in ("side", "fresh") else 1.0)
     out["way"] = (ce(heads.cell["way"](visual), d["way"]) * on * goes).sum() / (on * goes).sum().clamp(min=1)
     out["pos"] = 2 * (((heads.pos(visual).sigmoid().squeeze(-1) - d["pos"]) ** 2) * on).sum() / n
     fg = (d["pclause"] > 0).float()
@@ -379,11 +430,11 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
         lead = step + LEAD if "heads" not in s else 0
     enc = cache.load_encoder(c, out)
     val, train = Clips(c, data_dir, out, "val", *enc), Clips(c, data_dir, out, "train", *enc, mirror=mirror)
-    clock, r, pk = Clock(minutes, lr, used), random.Random(step + 7), Packer(c, tok)
+    clock, r, pk, unasked = Clock(minutes, lr, used), random.Random(step + 7), Packer(c, tok), Unasked(tok, c.vocab)
     params = [p for m in (temporal, dec, heads) for p in m.parameters()]
     last, avg = clock.spent(), {}
     while clock.share() < 1:
-        words = clock.share() >= ALONE and step >= lead
+        words = step >= lead if lead else clock.share() >= ALONE  # an adopted decoder speaks already
         temporal.requires_grad_(step >= lead)
         clock.set_lr(opt, 0.02)
         picks = [train.pick(r) for _ in range(batch)]
@@ -403,7 +454,7 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
                     parts["point"] = F.cross_entropy(heads.point(xx[:, plen:]).flatten(0, 1), point.flatten(), ignore_index=-100)
             h = dec.norm(xx[:, plen:])
             on = label >= 0
-            ce = F.cross_entropy(dec.logits(h[on]), label[on], reduction="none")
+            ce = unasked.ce(dec.logits(h[on]), label[on], unasked.rows(rows, UNASK)[on])
             parts["words"] = (ce * weight[on]).sum() / weight[on].sum()
             loss = 0.5 * loss + 3 * parts["words"] + 0.5 * parts["point"]
         opt.zero_grad(set_to_none=True)

@@ -1,11 +1,13 @@
 """Run from train/: python -m unittest vlm.test_model"""
+import os
 import unittest
 
 import torch
+from tokenizers import Tokenizer
 
 from vlm import reader
 from vlm.model import Config, Temporal
-from vlm.talk_stage import told
+from vlm.talk_stage import Unasked, told
 from vlm.targets import cell
 from yard.labels import GRID_H, GRID_W, HEIGHT, WIDTH
 
@@ -58,6 +60,30 @@ class ToldTest(unittest.TestCase):
         self.assertEqual(told(said, 0.5), [("A red car stops.", "A red car stops."), ("", "")])
         self.assertEqual(reader.score(told(said, 0.3))["false"], 0.5)
         self.assertEqual(reader.score(told(said, 0.5)), {"recall": 1, "false": 0, "noun_recall": 1, "noun_false": 0})
+
+
+class UnaskedTest(unittest.TestCase):
+    def test_a_bicycle_teaches_nothing_of_red(self):
+        tok = Tokenizer.from_file(os.path.join(os.path.dirname(__file__), "../../model/default/tokenizer.json"))
+        u = Unasked(tok, Config().vocab)
+        for q, text, want in (
+            ("", "A blue bicycle rides to the left.", {" blue": {"red", " red", "yellow", " yellow"}}),
+            ("", "A red car stops. A person in a blue coat walks.", {" red": {"black", " black", "purple", " purple"}, " a": {" an"}, " blue": {"orange", " orange", "white", " white"}}),
+            ("", "A red bicycle stops.", {" red": {"yellow", " yellow"} | {"red"}}),  # the truth is asked of all
+            ("", "A red ball rolls. A black dog runs.", {}),
+            ("what colour is the van?", "red", {"red": {"blue", " blue", "green", " green"}}),
+            ("is there a blue van?", "yes", {}),
+        ):
+            answer = tok.encode(text).ids + [tok.token_to_id("<|end|>")]
+            prompt = [tok.token_to_id("<|ask|>"), *tok.encode(q).ids, tok.token_to_id("<|answer|>")]
+            got = {}
+            for i, row in zip(answer, u.rows([(0, 0, [([1, 2, 3], [5, 6]), (prompt, answer)])], 1.0)[0, 5 + len(prompt) - 1 :].tolist()):
+                if row:
+                    logits = torch.zeros(1, Config().vocab)
+                    logits.requires_grad_()
+                    u.ce(logits, torch.tensor([i]), torch.tensor([row])).sum().backward()
+                    got[tok.decode([i])] = {tok.decode([j]) for j in (logits.grad[0] == 0).nonzero().flatten().tolist()}
+            self.assertEqual(got, want, text)
 
 
 if __name__ == "__main__":
