@@ -14,6 +14,7 @@ export class Link {
     this.epoch = 0;           // grows with each connection; late callbacks of old ones are ignored
     this.tries = 0;
     this.requests = new Map();
+    this.unsent = [];         // requests from before control was open
     this.nextID = 1;
   }
 
@@ -35,6 +36,7 @@ export class Link {
     clearTimeout(this.lag);
     for (const r of this.requests.values()) r.fail(new Error('The connection was lost. Ask again.'));
     this.requests.clear();
+    this.unsent = [];
     this.control = null;
     if (this.pc) {
       this.pc.onconnectionstatechange = this.pc.onicecandidate = this.pc.ontrack = null;
@@ -62,7 +64,11 @@ export class Link {
       const text = pc.createDataChannel('text', { ordered: false, maxPacketLifeTime: 2000 });
       const control = pc.createDataChannel('control');
       events.onmessage = text.onmessage = control.onmessage = take;
-      control.onopen = mine(() => { this.control = control; this.ping(); });
+      control.onopen = mine(() => {
+        this.control = control;
+        for (const text of this.unsent.splice(0)) control.send(text);
+        this.ping();
+      });
       events.onclose = mine(() => this.again('Connection lost'));
       this.timer = setTimeout(mine(() => this.again('No way through to the server')), 15000);
       pc.onconnectionstatechange = mine(() => {
@@ -162,14 +168,11 @@ export class Link {
   // request sends a control message; accepted is called when a question is taken.
   request(r, accepted) {
     return new Promise((done, fail) => {
-      const send = () => {
-        if (this.control?.readyState !== 'open') { fail(new Error('Not connected. Try again in a moment.')); return; }
-        const id = this.nextID++;
-        this.requests.set(id, { done, fail, accepted });
-        this.control.send(JSON.stringify({ id, ...r }));
-      };
-      // events may open a moment before control does
-      if (this.control || !this.pc) send(); else setTimeout(send, 300);
+      if (!this.pc || this.control && this.control.readyState !== 'open') { fail(new Error('Not connected. Try again in a moment.')); return; }
+      const id = this.nextID++, text = JSON.stringify({ id, ...r });
+      this.requests.set(id, { done, fail, accepted });
+      // events may open before control does
+      if (this.control) this.control.send(text); else this.unsent.push(text);
     });
   }
 
