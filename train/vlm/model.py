@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from yard.labels import ACTIONS, COLORS, EVENTS, GRID_H, GRID_W, KINDS
+from yard.labels import COLORS, GRID_H, GRID_W, KINDS
 
 
 @dataclass
@@ -293,14 +293,6 @@ class Temporal(nn.Module):
             new_v.append(v)
         x = self.norm(x)
         return self.pool(x), x, new_k, new_v
-
-
-class TemporalHeads(nn.Module):
-    def __init__(self, c: Config):
-        super().__init__()
-        self.direction, self.action = nn.Linear(c.dim, 3), nn.Linear(c.dim, len(ACTIONS))
-        self.now, self.recent = nn.Linear(c.dim, len(EVENTS)), nn.Linear(c.dim, len(EVENTS))
-        self.frame = nn.Linear(c.dim, len(EVENTS))
 
 
 def rope(x, pos, theta: float):

@@ -4,14 +4,11 @@ KINDS = ["none", "person", "car", "van", "bicycle", "dog", "ball", "box",
          "crate of apples", "crate of bananas", "crate of oranges", "gate"]
 COLORS = ["none", "red", "blue", "green", "yellow", "white", "black", "orange", "purple", "brown"]
 ACTIONS = ["none", "still", "moving", "stopped", "turned", "fallen", "carrying", "dropped", "picked_up"]
-EVENTS = ["none", "enter", "leave", "stop", "start", "turn_back", "drop", "pick_up", "fall", "get_up",
-          "gate_open", "gate_close", "lights_on", "lights_off"]
 LIGHT, WEATHER = ["day", "dusk", "night"], ["clear", "rain", "snow", "fog"]
 
 KIND = {k: i for i, k in enumerate(KINDS)}
 COLOR = {k: i for i, k in enumerate(COLORS)}
 ACTION = {k: i for i, k in enumerate(ACTIONS)}
-EVENT = {k: i for i, k in enumerate(EVENTS)}
 
 # Colour x kind pairs that no training clip holds: only the `unseen` split does.
 HELD_OUT = {("green", "van"), ("purple", "car"), ("yellow", "bicycle"), ("orange", "person"),
