@@ -12,6 +12,8 @@ func TestRedactURL(t *testing.T) {
 		"http://h/a?token=secret":    "http://h/a?xxxxx",
 		"rtsp://u:p%zz@h/x?k=secret": "rtsp://h/x",
 		"yard.mp4":                   "yard.mp4",
+		"rtsp://h:554/user=admin_password=S3_cret_channel=1.sdp?real_stream": "rtsp://h:554/user=admin_password=xxxxx?xxxxx",
+		"rtsp://h/pwd=a%zz/live": "rtsp://h/pwd=xxxxx/live",
 	} {
 		if got := RedactURL(in); got != want {
 			t.Errorf("RedactURL(%q) = %q, want %q", in, got, want)
