@@ -145,6 +145,7 @@ type Reader struct {
 	calm   calm
 
 	drained bool // the decoder was told that nothing follows
+	keyless bool // no key frame has come yet; of HEVC without one FFmpeg makes grey pictures
 	decoded bool // this pass over the source gave a picture
 	width   int  // of the newest picture
 	height  int
@@ -239,6 +240,7 @@ func (r *Reader) open(ctx context.Context, offset time.Duration) error {
 		r.began = time.Now()
 	}
 	r.drained, r.decoded, r.width = false, false, 0
+	r.keyless = r.st.codec == media.HEVC && r.st.live
 	if *r.info.Load() == (Info{}) {
 		r.tellInfo() // the size follows with the first picture
 	}
@@ -246,13 +248,15 @@ func (r *Reader) open(ctx context.Context, offset time.Duration) error {
 }
 
 // openFilter prepares what lets packets stand alone: the filter that puts H.264
-// and HEVC from MP4 into Annex B, and MPEG-4's header.
+// and HEVC from MP4 into Annex B, or what goes before key frames that lack it:
+// MPEG-4's header, and the parameter sets that some cameras tell in the SDP alone.
 func (r *Reader) openFilter() error {
-	if r.st.codec == media.MPEG4 && r.st.par != nil {
-		r.header = r.st.par.ExtraData()
-	}
 	name := map[media.Codec]string{media.H264: "h264_mp4toannexb", media.HEVC: "hevc_mp4toannexb"}[r.st.codec]
-	if name == "" || r.st.par == nil {
+	if r.st.par == nil || name == "" && r.st.codec != media.MPEG4 {
+		return nil
+	}
+	if extra := r.st.par.ExtraData(); name == "" || bytes.HasPrefix(extra, []byte{0, 0, 1}) || bytes.HasPrefix(extra, []byte{0, 0, 0, 1}) {
+		r.header = extra
 		return nil
 	}
 	bsf, err := astiav.AllocBitStreamFilterContext(astiav.FindBitStreamFilterByName(name))
@@ -427,6 +431,10 @@ func (r *Reader) feed(ctx context.Context) error {
 		}
 		return nil
 	}
+	if r.keyless && !r.pkt.Flags().Has(astiav.PacketFlagKey) {
+		return nil
+	}
+	r.keyless = false
 	r.catchUp()
 	if err := r.dec.ctx.SendPacket(r.pkt); err != nil && !errors.Is(err, astiav.ErrEagain) {
 		r.stats.errors.Add(1) // a damaged packet costs itself, not the stream
@@ -447,7 +455,7 @@ func (r *Reader) publish(at time.Duration) error {
 	m := media.Packet{Codec: r.st.codec, Key: r.pkt.Flags().Has(astiav.PacketFlagKey), At: media.At(r.capture(at), at), Duration: r.clock.step}
 	if r.bsf == nil {
 		data, header := packetData(r.pkt), r.header
-		if !m.Key || bytes.HasPrefix(data, header) {
+		if !m.Key || bytes.HasPrefix(data, header) || !bare(r.st.codec, data) {
 			header = nil
 		}
 		r.tap.Publish(r.slab.packet(m, header, data))
@@ -469,6 +477,24 @@ func (r *Reader) publish(at time.Duration) error {
 			return nil
 		default:
 			return astiav.Error(code)
+		}
+	}
+}
+
+// bare tells whether an access unit comes to its picture without a sequence
+// parameter set before it.
+func bare(c media.Codec, unit []byte) bool {
+	for {
+		i := bytes.Index(unit, []byte{0, 0, 1})
+		if i < 0 || i+3 == len(unit) {
+			return true
+		}
+		unit = unit[i+3:]
+		switch h264, hevc := unit[0]&31, unit[0]>>1&63; {
+		case c == media.H264 && h264 == 7, c == media.HEVC && hevc == 33:
+			return false
+		case c == media.H264 && h264 >= 1 && h264 <= 5, c == media.HEVC && hevc < 32:
+			return true
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/bluenviron/gortsplib/v4/pkg/description"
 	"github.com/bluenviron/gortsplib/v4/pkg/format"
 	"github.com/bluenviron/gortsplib/v4/pkg/liberrors"
+	"github.com/pion/rtp"
 
 	"github.com/lookout-video/lookout/media"
 )
@@ -82,6 +84,14 @@ func freeUDP(t *testing.T) (rtp, rtcp string) {
 // room; stop ends it.
 func startCamera(t *testing.T, at string) (addr string, stop func()) {
 	t.Helper()
+	return startCameraThat(t, at, false, nil)
+}
+
+// startCameraThat is startCamera with a camera that is bare: it sends its
+// parameter sets in the SDP alone. With frozen it has sound, which goes on when
+// the picture is frozen.
+func startCameraThat(t *testing.T, at string, bare bool, frozen *atomic.Bool) (addr string, stop func()) {
+	t.Helper()
 	if addr = at; addr == "" {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -90,9 +100,9 @@ func startCamera(t *testing.T, at string) (addr string, stop func()) {
 		addr = l.Addr().String()
 		l.Close()
 	}
-	rtp, rtcp := freeUDP(t)
+	rtpAt, rtcpAt := freeUDP(t)
 	c := &camera{}
-	c.server = &gortsplib.Server{Handler: c, RTSPAddress: addr, UDPRTPAddress: rtp, UDPRTCPAddress: rtcp}
+	c.server = &gortsplib.Server{Handler: c, RTSPAddress: addr, UDPRTPAddress: rtpAt, UDPRTCPAddress: rtcpAt}
 	if err := c.server.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +131,12 @@ func startCamera(t *testing.T, at string) (addr string, stop func()) {
 		}
 	}
 	medi := &description.Media{Type: description.MediaTypeVideo, Formats: []format.Format{forma}}
-	stream := &gortsplib.ServerStream{Server: c.server, Desc: &description.Session{Medias: []*description.Media{medi}}}
+	sound := &description.Media{Type: description.MediaTypeAudio, Formats: []format.Format{&format.G711{PayloadTyp: 0, MULaw: true, SampleRate: 8000, ChannelCount: 1}}}
+	desc := &description.Session{Medias: []*description.Media{medi}}
+	if frozen != nil {
+		desc.Medias = append(desc.Medias, sound)
+	}
+	stream := &gortsplib.ServerStream{Server: c.server, Desc: desc}
 	if err := stream.Initialize(); err != nil {
 		t.Fatal(err)
 	}
@@ -133,10 +148,20 @@ func startCamera(t *testing.T, at string) (addr string, stop func()) {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		for p := first; ; {
-			packets, err := enc.Encode(nals(p.Data))
+		for p, i := first, 0; ; i++ {
+			units := nals(p.Data)
+			if bare {
+				units = slices.DeleteFunc(units, func(n []byte) bool { return n[0]&31 == 7 || n[0]&31 == 8 })
+			}
+			packets, err := enc.Encode(units)
 			if err != nil {
 				return
+			}
+			if frozen != nil {
+				_ = stream.WritePacketRTP(sound, &rtp.Packet{Header: rtp.Header{Version: 2, SequenceNumber: uint16(i), Timestamp: uint32(320 * i), SSRC: 7}, Payload: make([]byte, 320)})
+				if frozen.Load() {
+					packets = nil
+				}
 			}
 			for _, rp := range packets {
 				rp.Timestamp = p.At.RTP
@@ -195,6 +220,52 @@ func TestRTSP(t *testing.T) {
 			t.Fatalf("got %v, want ErrNotFound", err)
 		}
 	})
+}
+
+// TestSoundDoesNotKeepAFrozenPictureAlive: a camera whose picture has stopped
+// is lost, though its sound goes on.
+func TestSoundDoesNotKeepAFrozenPictureAlive(t *testing.T) {
+	var frozen atomic.Bool
+	addr, _ := startCameraThat(t, "", false, &frozen)
+	r := open(t, Config{Name: "yard", URL: "rtsp://user:secret@" + addr + "/cam", ReadTimeout: time.Second})
+	if got, _ := readAll(t, r, 5); len(got) < 5 {
+		t.Fatalf("got %d frames", len(got))
+	}
+	frozen.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	var f media.Frame
+	for {
+		if err := r.ReadFrame(ctx, &f); err != nil {
+			if !errors.Is(err, ErrTimeout) {
+				t.Errorf("got %v, want ErrTimeout", err)
+			}
+			return
+		}
+	}
+}
+
+// TestParameterSetsInTheSDPAlone: viewers get them all the same, before each key
+// frame.
+func TestParameterSetsInTheSDPAlone(t *testing.T) {
+	addr, _ := startCameraThat(t, "", true, nil)
+	r := open(t, Config{Name: "yard", URL: "rtsp://user:secret@" + addr + "/cam", ReadTimeout: 5 * time.Second})
+	sub := r.Tap().Subscribe()
+	defer sub.Close()
+	if got, _ := readAll(t, r, 25); len(got) < 25 {
+		t.Fatalf("got %d frames", len(got))
+	}
+	p, err := sub.Next(t.Context())
+	if err != nil || !p.Key {
+		t.Fatalf("first packet %+v, %v", p, err)
+	}
+	var types []byte
+	for _, n := range nals(p.Data) {
+		types = append(types, n[0]&31)
+	}
+	if !slices.Contains(types, 7) || !slices.Contains(types, 8) || !slices.Contains(types, 5) {
+		t.Errorf("a key frame of NAL units %v, want 7 and 8 before 5", types)
+	}
 }
 
 func TestRTSPServerThatVanishes(t *testing.T) {

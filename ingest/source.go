@@ -50,6 +50,8 @@ type demuxer struct {
 	guard *guard
 	in    *astiav.FormatContext
 	index int // of the video among the streams
+	// opened is set when the source has no times of its own: arrival is taken.
+	opened time.Time
 }
 
 func (d *demuxer) open(ctx context.Context) (st stream, err error) {
@@ -82,7 +84,6 @@ func (d *demuxer) open(ctx context.Context) (st stream, err error) {
 			transport = "tcp"
 		}
 		set("rtsp_transport", transport)
-		set("fflags", "nobuffer")
 		set("analyzeduration", "500000") // microseconds; the default of 5 s would delay the first word
 	}
 	d.in = astiav.AllocFormatContext()
@@ -108,6 +109,9 @@ func (d *demuxer) open(ctx context.Context) (st stream, err error) {
 	if s := scheme(d.cfg.URL); (s == "http" || s == "https") && d.in.Duration() <= 0 {
 		st.live, st.endless = true, true
 	}
+	if d.in.InputFormat().Name() == "mpjpeg" {
+		d.opened = time.Now() // it has no times; FFmpeg makes up 25 pictures a second
+	}
 	if n := d.in.Duration(); n > 0 && !st.endless {
 		st.length = time.Duration(n) * time.Microsecond // AV_TIME_BASE
 	}
@@ -119,6 +123,10 @@ func (d *demuxer) open(ctx context.Context) (st stream, err error) {
 		}
 		d.index = s.Index()
 		st.par, st.id, st.codec, st.base, st.rotation = par, par.CodecID(), codecs[par.CodecID()], s.TimeBase(), rotation(par)
+		if !d.opened.IsZero() {
+			st.base = astiav.NewRational(1, 1e6)
+			continue
+		}
 		if fr := s.AvgFrameRate(); fr.Num() > 0 && fr.Den() > 0 {
 			st.rate = fr.Float64()
 		}
@@ -133,7 +141,7 @@ func (d *demuxer) open(ctx context.Context) (st stream, err error) {
 }
 
 func (d *demuxer) read(ctx context.Context, pkt *astiav.Packet) error {
-	for {
+	for since := time.Now(); ; {
 		if err := d.guard.begin(ctx); err != nil {
 			return err
 		}
@@ -141,9 +149,17 @@ func (d *demuxer) read(ctx context.Context, pkt *astiav.Packet) error {
 			return err
 		}
 		if pkt.StreamIndex() == d.index {
+			if !d.opened.IsZero() {
+				pkt.SetPts(time.Since(d.opened).Microseconds())
+				pkt.SetDts(astiav.NoPtsValue)
+			}
 			return nil
 		}
 		pkt.Unref()
+		// Sound or metadata that goes on does not make a frozen picture a live one.
+		if time.Since(since) > d.guard.limit {
+			return ErrTimeout
+		}
 	}
 }
 
