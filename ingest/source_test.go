@@ -263,6 +263,7 @@ func TestMJPEGOverHTTP(t *testing.T) {
 	defer s.Close()
 	var f media.Frame
 	last := time.Duration(-1)
+	began := time.Now()
 	for n := range 60 { // over two hang-ups
 		if err := s.ReadFrame(t.Context(), &f); err != nil {
 			t.Fatal(err)
@@ -274,6 +275,11 @@ func TestMJPEGOverHTTP(t *testing.T) {
 			t.Fatalf("media time goes from %v to %v", last, f.At.Media)
 		}
 		last = f.At.Media
+	}
+	// The camera sends a hundred pictures a second. They carry no times, and are no
+	// 25 a second.
+	if d := last - time.Since(began); d > 500*time.Millisecond {
+		t.Errorf("media time runs %v ahead of the camera", d)
 	}
 	if s.Info().Codec != media.MJPEG || s.Stats().Reconnects != 2 {
 		t.Errorf("info %+v, stats %+v, states %v", s.Info(), s.Stats(), states)
@@ -336,7 +342,7 @@ func TestHardwareThatIsMissing(t *testing.T) {
 		if err := s.ReadFrame(t.Context(), &f); err != nil {
 			t.Fatal(err)
 		}
-		s.lose()
+		s.lose(io.EOF)
 		s.state = Reconnecting
 	}
 	if len(notes) != 1 || !strings.Contains(notes[0], "/dev/nvidiactl") || s.Info().Decoder != "cpu" {
@@ -402,6 +408,31 @@ func TestPublisher(t *testing.T) {
 func TestSilentPublisherTimesOut(t *testing.T) {
 	if _, err := Open(t.Context(), Config{Packets: media.NewTap(0), ReadTimeout: 20 * time.Millisecond}); !errors.Is(err, ErrTimeout) {
 		t.Fatalf("got %v, want ErrTimeout", err)
+	}
+}
+
+// TestSilentPublisherIsNotReadAgain: the last pictures of one who fell silent do
+// not come as new ones at the next try.
+func TestSilentPublisherIsNotReadAgain(t *testing.T) {
+	tap := media.NewTap(0)
+	s := Supervise(Config{Packets: tap, ReadTimeout: 100 * time.Millisecond, MinWait: time.Millisecond, MaxWait: 10 * time.Millisecond})
+	defer s.Close()
+	var f media.Frame
+	whole := packetsOf(t, "counting.mp4")
+	for _, p := range whole {
+		tap.Publish(p)
+		if err := s.ReadFrame(t.Context(), &f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+	defer cancel()
+	if err := s.ReadFrame(ctx, &f); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("read picture %d again, %v", counted(&f), err)
+	}
+	tap.Publish(whole[0])
+	if err := s.ReadFrame(t.Context(), &f); err != nil || counted(&f) != 0 {
+		t.Errorf("when it came back: picture %d, %v", counted(&f), err)
 	}
 }
 

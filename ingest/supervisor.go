@@ -44,8 +44,14 @@ type Supervised struct {
 	note  string
 }
 
-// Supervise makes a Supervised source. Nothing happens before ReadFrame.
-func Supervise(cfg Config) *Supervised { return &Supervised{r: newReader(cfg)} }
+// Supervise makes a Supervised source. Nothing happens before ReadFrame. Its
+// frames are numbered from the time of day on (ms since 1970): a picture keeps
+// its address in caches and on disk, and one of a later run never gets it.
+func Supervise(cfg Config) *Supervised {
+	s := &Supervised{r: newReader(cfg)}
+	s.r.seq = uint64(time.Now().UnixMilli())
+	return s
+}
 
 func (s *Supervised) tell(st Status) {
 	s.state = st.State
@@ -75,7 +81,7 @@ func (s *Supervised) ReadFrame(ctx context.Context, dst *media.Frame) error {
 			s.tell(Status{State: Ended})
 			return io.EOF
 		}
-		s.lose()
+		s.lose(err)
 		d := s.backOff()
 		s.tell(Status{State: Reconnecting, Err: err, Retry: d})
 		if err := s.r.sleepUntil(ctx, time.Now().Add(d)); err != nil {
@@ -111,10 +117,13 @@ func (s *Supervised) read(ctx context.Context, dst *media.Frame) error {
 
 // lose closes what has failed. What comes after does not go on from it: viewers
 // start again at a key frame.
-func (s *Supervised) lose() {
+func (s *Supervised) lose(err error) {
 	s.r.closeInput()
 	if s.r.tap != s.r.cfg.Packets { // a publisher cuts its own
 		s.r.tap.Cut()
+	}
+	if s.r.cfg.Packets != nil && errors.Is(err, ErrTimeout) {
+		s.r.cfg.Packets.Cut() // the last pictures of one who fell silent are not new when they are read again
 	}
 	s.open = false
 }

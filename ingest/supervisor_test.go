@@ -57,9 +57,13 @@ func TestMediaTimeGrowsAcrossReconnects(t *testing.T) {
 	if err := s.ReadFrame(t.Context(), &f); err != nil || f.At.Media != 0 {
 		t.Fatalf("first frame at %v, %v", f.At.Media, err)
 	}
-	s.lose() // as ReadFrame does when the source fails
+	first := f.Seq
+	if now := uint64(time.Now().UnixMilli()); first > now+1 || first < now-60_000 {
+		t.Errorf("the first frame has the number %d, want the time of day: those of an earlier run are below", first)
+	}
+	s.lose(io.EOF) // as ReadFrame does when the source fails
 	s.r.began = s.r.began.Add(-time.Minute)
-	if err := s.ReadFrame(t.Context(), &f); err != nil || f.At.Media < time.Minute || f.Seq != 2 {
+	if err := s.ReadFrame(t.Context(), &f); err != nil || f.At.Media < time.Minute || f.Seq != first+1 {
 		t.Fatalf("after a minute's gap the media time is %v, the number %d, %v", f.At.Media, f.Seq, err)
 	}
 }

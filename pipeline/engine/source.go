@@ -157,7 +157,6 @@ func (e *Engine) Publish(stream string, _ media.Codec) (webrtc.PushSink, error) 
 	if !p.busy.CompareAndSwap(false, true) {
 		return nil, fmt.Errorf("somebody publishes to %s already: %w", stream, pipeline.ErrExists)
 	}
-	p.tap.Cut() // what the last publisher sent is no picture of this one's
 	return &pushSink{p: p}, nil
 }
 
@@ -172,6 +171,9 @@ func (s *pushSink) Write(p *media.Packet) error {
 }
 
 func (s *pushSink) Close() error {
-	s.once.Do(func() { s.p.busy.Store(false) })
+	s.once.Do(func() {
+		s.p.tap.Cut() // what was sent last is no picture of now, nor of the next publisher's
+		s.p.busy.Store(false)
+	})
 	return nil
 }
