@@ -58,6 +58,7 @@ type Server struct {
 	bus      *event.Bus
 	seq      *event.Sequencer
 	emitter  *event.Emitter
+	holding  *event.Holding
 	boxes    []box
 	redis    *redis.Client // nil when it is not set up
 	index    *search.Index
@@ -146,6 +147,10 @@ func New(o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.holding, err = event.OpenHolding(filepath.Join(c.StateDir, "alerts.json")); err != nil {
+		o.Log.Warn("alerts that a crash left open are not ended", "error", err)
+	}
+	outs = append(append([]event.Publisher{s.holding.Begins()}, outs...), s.holding.Ends())
 	s.emitter = event.NewEmitter(s.seq, s.bus, outs...)
 	if !c.Search.Off {
 		if s.index, err = search.Open(search.Config{Path: filepath.Join(c.StateDir, "search.db"), MaxEvents: c.Search.MaxEvents, MaxAge: c.Search.MaxAge, Log: o.Log, Model: o.Models.Info.Hash}); err != nil {
@@ -257,6 +262,9 @@ func (s *Server) lost(stream string, n uint64, reason string) {
 func (s *Server) keep(stream *pipeline.Stream, ev *event.Event, image []float32) {
 	if ev.Type == event.TypeLabel || ev.Data.Phase == event.End {
 		return
+	}
+	if m := ev.Data.Model; m != nil && m.Hash != s.o.Models.Info.Hash {
+		image = nil // the stream has a model of its own: its embeddings compare with nothing in the index
 	}
 	job := keepJob{s: stream, ev: ev, image: slices.Clone(image)}
 	select {
@@ -417,6 +425,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, b := range s.boxes {
 		s.behind.Go(func() error { return b.Run(back) })
 	}
+	s.endLeft()
 	front, fctx := errgroup.WithContext(ctx)
 	if s.web != nil {
 		front.Go(func() error { return s.web.Run(fctx) })
@@ -431,6 +440,15 @@ func (s *Server) Run(ctx context.Context) error {
 	done()
 	stopBack()
 	return errors.Join(err, s.behind.Wait())
+}
+
+// endLeft ends the alerts that held when the program was killed.
+func (s *Server) endLeft() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := s.emitter.Emit(ctx, s.holding.Left()...); err != nil {
+		s.o.Log.Error("the end of an alert that a crash left open is not durable", "error", err)
+	}
 }
 
 // Close frees all. Run must have returned.

@@ -205,6 +205,32 @@ func TestEverythingSaidReachesEverySink(t *testing.T) {
 
 // Which sinks a stream's events go to is its own choice, also of one that was
 // added at run time.
+// TestACrashLeavesNoAlertOn: the next run ends it, before anything else is said.
+func TestACrashLeavesNoAlertOn(t *testing.T) {
+	r, err := redis.StartPrivate(t.Context(), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	p := 0.9
+	left := event.New(event.TypeAlert, time.Now().UTC(), event.Data{Stream: "door", Seq: 7, EventID: "0left", Revision: 2, Phase: event.Update, Text: "yes", Probability: &p, Prompt: &event.Prompt{ID: "open", Text: "is it open?"}})
+	s, _, _, stop := start(t, func(c *configs.Config) {
+		c.Redis.URL = r.URL()
+		if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		b, _ := json.Marshal(map[string]*event.Event{"0left": left})
+		if err := os.WriteFile(filepath.Join(c.StateDir, "alerts.json"), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
+	waitFor(t, "the alert's end in Redis", func() bool {
+		st, err := s.redis.State(t.Context(), "door")
+		return err == nil && st["alert:open"] == "off"
+	})
+	stop()
+}
+
 func TestAStreamChoosesItsSinks(t *testing.T) {
 	r, err := redis.StartPrivate(t.Context(), t.TempDir())
 	if err != nil {
