@@ -5,10 +5,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/lookout-video/lookout/configs"
 	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/media"
 )
 
 // testLabeler finds a text in a picture when the scene's words name it.
@@ -107,4 +109,137 @@ func TestAlertEndsWhenNothingCanBeTold(t *testing.T) {
 	if want := []string{"alert start yes", "alert end "}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
+}
+
+// TestChangeBetweenAskingsIsAsked: what changes between two askings and then
+// stands still is asked about, both ways.
+func TestChangeBetweenAskingsIsAsked(t *testing.T) {
+	for _, zeroShot := range []bool{false, true} {
+		w := newWorld(t, map[string]*testSource{"a": {scenes: slices.Concat(repeat(2, 10), repeat(60, 30), repeat(60, 10))}})
+		w.deps.Models.Labeler = &testLabeler{}
+		c := stream("a")
+		c.Describe.Every = 8 * time.Second
+		c.Questions = []configs.Question{{ID: "q", Text: "red van", ZeroShot: zeroShot, Every: 5 * time.Second, Alert: &configs.Alert{On: 0.8, Off: 0.5}}}
+		if err := w.lockstep(c).Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		said, _ := w.said("a")
+		alerts := slices.DeleteFunc(slices.Clone(said), func(e string) bool { return !strings.HasPrefix(e, "alert") })
+		if len(alerts) != 2 || !strings.HasPrefix(alerts[0], "alert start") || !strings.HasPrefix(alerts[1], "alert end") {
+			t.Errorf("zero-shot %v: got %q, want a start and an end", zeroShot, alerts)
+		}
+		if !slices.Contains(said, "description start A red van stands.") && !slices.Contains(said, "description update A red van stands.") {
+			t.Errorf("what it settled to is not described: %q", said)
+		}
+	}
+}
+
+func TestAlertsOfAModelWithoutProbabilities(t *testing.T) {
+	w := newWorld(t, map[string]*testSource{"a": {scenes: repeat(8, 10, 20, 30, 10)}})
+	w.model.unsure = true
+	got := watching(t, w, configs.Question{Text: "red van", Alert: &configs.Alert{On: 0.8, Off: 0.5, For: 500 * time.Millisecond}})
+	if want := []string{"alert start Yes, I think so.", "alert end No, I think so."}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestYesNo(t *testing.T) {
+	for text, want := range map[string]string{"Yes.": "yes", "no": "no", "**Yes**, a van": "yes", "Not that I see": "", "": "", "A yes": "", "Yesterday": ""} {
+		yes, told := yesNo(text)
+		if got := map[bool]string{true: map[float64]string{0: "no", 1: "yes"}[yes]}[told]; got != want {
+			t.Errorf("%q is read as %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestSilentModelsNeedZeroShot(t *testing.T) {
+	w := newWorld(t, map[string]*testSource{"a": {scenes: repeat(8, 10)}})
+	w.deps.Models.Labeler, w.deps.Models.Info.Silent = &testLabeler{}, true
+	c := stream("a")
+	c.Questions = []configs.Question{{ID: "q", Text: "is there a van?", Every: time.Second, Alert: &configs.Alert{On: 0.8}}}
+	if err := w.lockstep(c).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "zero_shot: true") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// paced runs a stream with one alert in a bubble of time, four frames a second;
+// do gets what the source would tell of itself, and plays n frames.
+func paced(t *testing.T, scenes []uint8, do func(t *testing.T, w *world, s *Stream, status func(string), play func(n int))) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &testSource{scenes: scenes, pace: make(chan struct{})}
+		w := newWorld(t, map[string]*testSource{"a": src})
+		var tell func(event.Status)
+		open := w.deps.Open
+		w.deps.Open = func(c configs.Stream, i ModelInfo, tap *media.Tap, on func(event.Status)) Source {
+			tell = on
+			return open(c, i, tap, on)
+		}
+		c := stream("a")
+		c.Describe.Off = true
+		c.Questions = []configs.Question{{ID: "q", Text: "red van", Every: 250 * time.Millisecond, Alert: &configs.Alert{On: 0.8, Off: 0.5}}}
+		s := w.lockstep(c)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		do(t, w, s, func(state string) { tell(event.Status{State: state}); synctest.Wait() }, func(n int) {
+			for range n {
+				src.pace <- struct{}{}
+				time.Sleep(250 * time.Millisecond)
+				synctest.Wait()
+			}
+		})
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAlertEndsWhenTheSourceStaysAway(t *testing.T) {
+	paced(t, repeat(60, 30), func(t *testing.T, w *world, s *Stream, status func(string), play func(n int)) {
+		said := func() []string { synctest.Wait(); got, _ := w.said("a"); return got }
+		play(4)
+		status("reconnecting")
+		time.Sleep(9 * time.Second)
+		status("live")
+		play(1)
+		status("reconnecting")
+		time.Sleep(9 * time.Second)
+		status("reconnecting") // the next try
+		if got, want := said(), []string{"status point live", "alert start yes", "status point reconnecting", "status point live", "status point reconnecting"}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		time.Sleep(2 * time.Second)
+		if got, want := said(), []string{"alert end "}; !slices.Equal(got, want) {
+			t.Errorf("after eleven seconds: got %q, want %q", got, want)
+		}
+		if ev, err := s.Ask(t.Context(), event.Prompt{ID: "ask", Text: "red van"}, "me", 0); err != nil || !ev.Data.Abstained {
+			t.Errorf("asked while nothing can be seen: %+v, %v", ev, err)
+		}
+		status("live")
+		play(1)
+		if ev, err := s.Ask(t.Context(), event.Prompt{ID: "ask", Text: "red van"}, "me", 0); err != nil || ev.Data.Text != "yes" {
+			t.Errorf("asked when it was back: %+v, %v", ev, err)
+		}
+	})
+}
+
+func TestAlertEndsWhenTheModelIsAway(t *testing.T) {
+	paced(t, repeat(1, slices.Repeat([]uint8{20, 30}, 120)...), func(t *testing.T, w *world, s *Stream, _ func(string), play func(n int)) {
+		play(4)
+		w.model.deaf.Store(true)
+		play(50)
+		if d := s.Snapshot().Degraded; !strings.Contains(d, "no route to the model") {
+			t.Errorf("degraded %q", d)
+		}
+		w.model.deaf.Store(false)
+		play(60)
+		w.model.deaf.Store(true)
+		play(1)
+		got, _ := w.said("a")
+		want := []string{"status point live", "alert start yes", "status point degraded", "alert end ", "alert start yes", "status point recovered", "status point degraded"}
+		if got = slices.DeleteFunc(got, func(e string) bool { return strings.HasPrefix(e, "alert update") }); !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
 }

@@ -39,6 +39,8 @@ type testModel struct {
 	largest int
 	fail    atomic.Int32 // the scene on which encoding fails
 	changes map[uint8]string
+	unsure  bool          // it gives no probabilities
+	deaf    atomic.Bool   // it cannot be asked
 	gate    chan struct{} // when not nil, an encode waits for it
 }
 
@@ -91,6 +93,10 @@ func (s *testSession) Append(_ context.Context, _ *media.Frame, v tensor.View[fl
 func (s *testSession) Generate(_ context.Context, r Request) iter.Seq2[Piece, error] {
 	s.asked.Add(1)
 	return func(yield func(Piece, error) bool) {
+		if s.m.deaf.Load() {
+			yield(Piece{}, errors.New("no route to the model"))
+			return
+		}
 		text := words[s.scene]
 		first := Piece{}
 		switch r.Task {
@@ -105,6 +111,9 @@ func (s *testSession) Generate(_ context.Context, r Request) iter.Seq2[Piece, er
 			text = "no"
 			if yes {
 				first.YesProb, text = 0.95, "yes"
+			}
+			if s.m.unsure {
+				first, text = Piece{}, strings.ToUpper(text[:1])+text[1:]+", I think so."
 			}
 		}
 		for i, w := range strings.SplitAfter(text, " ") {

@@ -16,6 +16,8 @@ const (
 	SkipDegraded    = "degraded"      // left out under load
 	SkipNoNews      = "no_news"       // not novel enough to speak of
 	SkipOutOfDomain = "out_of_domain" // unlike what the model knows
+	SkipFailed      = "failed"        // the model could not be asked
+	SkipAbsent      = "absent"        // the source is away
 )
 
 // keepLatencies is how many of the newest latencies percentiles are taken of.
@@ -30,6 +32,7 @@ type stats struct {
 	words    uint64
 	events   uint64
 	errors   uint64
+	failing  string // why the model cannot be asked; empty when it can
 	skipped  map[string]uint64
 	visual   VisualTokens
 	glass    []float64 // milliseconds from capture to first word, a ring
@@ -120,7 +123,7 @@ func Percentile(sorted []float64, p float64) float64 {
 func (s *stats) snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := Snapshot{Status: s.state, Looked: s.looked, Encoded: s.encoded, Words: s.words, Events: s.events, Errors: s.errors,
+	out := Snapshot{Status: s.state, Looked: s.looked, Encoded: s.encoded, Words: s.words, Events: s.events, Errors: s.errors, Degraded: s.failing,
 		Skipped: map[string]uint64{}, Visual: s.visual, GlassToWord: slices.Sorted(slices.Values(s.glass)), FirstWord: s.first, Labels: slices.Clone(s.labels), Seq: s.seq}
 	for k, v := range s.skipped {
 		out.Skipped[k] = v

@@ -85,11 +85,18 @@ type Stream struct {
 	labels  []string
 	prompts map[string]string // viewer -> prompt
 	ended   bool
+	gone    *time.Timer // runs while the source is away
+	left    bool        // it has been away for absentAfter, and the watcher does not know yet
+	failed  time.Time   // when the model failed last, while st.failing; the watcher's own
 	// sourceMu keeps the source from being closed under a Still.
 	sourceMu sync.RWMutex
 	closed   bool
 	last     SourceCounters // when closed
 }
+
+// absentAfter is how long a source may be away before what was seen last counts
+// no more, and recoveredAfter how long nothing may fail before that is over.
+const absentAfter, recoveredAfter = 10 * time.Second, 10 * time.Second
 
 // maxAsks and maxPrompts bound what viewers may load on a stream.
 const (
@@ -125,6 +132,9 @@ func NewStream(cfg configs.Stream, deps *Deps) *Stream {
 	}
 	if err == nil && deps.Models.Labeler == nil && slices.ContainsFunc(cfg.Questions, func(q configs.Question) bool { return q.ZeroShot }) {
 		s.err = fmt.Errorf("pipeline: stream %s: the model %s has no text tower, which zero-shot questions need; leave out zero_shot, or take a model with one (see `lookout models list`)", cfg.Name, deps.Models.Info.Name)
+	}
+	if i := slices.IndexFunc(cfg.Questions, func(q configs.Question) bool { return !q.ZeroShot }); err == nil && deps.Models.Info.Silent && i >= 0 {
+		s.err = fmt.Errorf("pipeline: stream %s: the model %s compares pictures with texts and answers no questions: give the question %s `zero_shot: true` and a text that says what is to be seen, or take a model that speaks (see `lookout models list`)", cfg.Name, deps.Models.Info.Name, cfg.Questions[i].ID)
 	}
 	if deps.Past > 0 && slices.ContainsFunc(cfg.Questions, func(q configs.Question) bool { return q.Alert != nil }) {
 		s.past = &past{length: deps.Past}
@@ -171,6 +181,9 @@ func (s *Stream) finish() {
 	s.end()
 	s.mu.Lock()
 	s.ended = true
+	if s.gone != nil {
+		s.gone.Stop()
+	}
 	for _, a := range s.asks {
 		a.done <- askResult{err: ErrEnded}
 	}
@@ -217,9 +230,12 @@ func (s *Stream) watch(ctx context.Context) error {
 	defer t.close()
 	var lost uint64
 	for {
-		f, err := s.mail.take(ctx, s.asked)
+		f, err := s.mail.take(ctx, s.called)
 		if err != nil {
 			return err
+		}
+		if f == nil && s.takeLeave() {
+			t.absent()
 		}
 		if a := s.nextAsk(); a != nil {
 			var r askResult
@@ -236,6 +252,7 @@ func (s *Stream) watch(ctx context.Context) error {
 			s.load.dropped(n - lost)
 			lost = n
 		}
+		at := f.At
 		err = t.frame(ctx, f)
 		s.mail.giveBack(f)
 		if ctx.Err() != nil {
@@ -246,9 +263,12 @@ func (s *Stream) watch(ctx context.Context) error {
 		}
 		if err != nil {
 			s.fail(ctx, err)
+			t.failed(at)
 			if err := l.Reset(); err != nil {
 				return fmt.Errorf("pipeline: stream %s: reset after a failure: %w", s.cfg.Name, err)
 			}
+		} else {
+			s.recover()
 		}
 		if ev, changed := s.load.judge(time.Now()); changed {
 			s.emitStatus(ev)
@@ -256,21 +276,68 @@ func (s *Stream) watch(ctx context.Context) error {
 	}
 }
 
+// fail counts a failure of the model, and tells of the first in a row.
 func (s *Stream) fail(ctx context.Context, err error) {
 	s.deps.Log.ErrorContext(ctx, "looking failed; the stream goes on", "stream", s.cfg.Name, "error", err)
 	s.st.mu.Lock()
 	s.st.errors++
-	first := s.st.errors == 1
+	first := s.st.failing == ""
+	s.st.failing = "looking fails: " + err.Error()
 	s.st.mu.Unlock()
+	s.failed = time.Now()
 	if first {
 		s.emitStatus(event.Status{State: "degraded", Reason: err.Error(), Fix: "run `lookout doctor`"})
 	}
 }
 
-func (s *Stream) asked() bool {
+// recover tells that the model has worked for a while again.
+func (s *Stream) recover() {
+	if s.failed.IsZero() || time.Since(s.failed) < recoveredAfter {
+		return
+	}
+	s.failed = time.Time{}
+	s.st.mu.Lock()
+	s.st.failing = ""
+	s.st.mu.Unlock()
+	s.emitStatus(event.Status{State: "recovered", Reason: "the model answers again"})
+}
+
+// called tells whether the watcher is wanted without a frame.
+func (s *Stream) called() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.asks) > 0
+	return len(s.asks) > 0 || s.left
+}
+
+// takeLeave tells, once, that the source has stayed away.
+func (s *Stream) takeLeave() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	left := s.left
+	s.left = false
+	return left
+}
+
+// presence follows whether the source is there, from its state.
+func (s *Stream) presence(state string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case state == "live":
+		if s.gone != nil {
+			s.gone.Stop()
+		}
+		s.gone, s.left = nil, false
+	case state == "reconnecting" && s.gone == nil && !s.ended:
+		var gone *time.Timer
+		gone = time.AfterFunc(absentAfter, func() {
+			s.mu.Lock()
+			s.left = s.gone == gone
+			s.mu.Unlock()
+			s.mail.wake()
+		})
+		s.gone = gone
+	}
 }
 
 func (s *Stream) nextAsk() *ask {
@@ -379,7 +446,7 @@ func (s *Stream) Packets(ctx context.Context, from, to time.Duration) (packets [
 // Snapshot says how the stream does.
 func (s *Stream) Snapshot() Snapshot {
 	out := s.st.snapshot()
-	out.Name, out.Codec, out.Degraded = s.cfg.Name, string(s.tap.Codec()), s.load.name()
+	out.Name, out.Codec, out.Degraded = s.cfg.Name, string(s.tap.Codec()), cmp.Or(out.Degraded, s.load.name())
 	out.LabelNames = s.currentLabels()
 	for _, q := range s.cfg.Questions {
 		out.Prompts = append(out.Prompts, event.Prompt{ID: q.ID, Text: q.Text})
@@ -398,6 +465,7 @@ func (s *Stream) onStatus(st event.Status) {
 	same := s.st.state.State == st.State && s.st.state.Reason == st.Reason
 	s.st.state = st
 	s.st.mu.Unlock()
+	s.presence(st.State)
 	if !same {
 		s.emitStatus(st)
 	}

@@ -38,6 +38,7 @@ type talker struct {
 	encode    time.Duration
 	ood       bool    // the scene is unlike what the model knows
 	strange   bool    // the newest frame is
+	gone      bool    // the source is away: what was seen last is not now
 	novelty   trigger // whether there is something to say
 
 	due       time.Duration // media time of the next description
@@ -119,6 +120,12 @@ func (t *talker) close() {
 
 // frame looks at f and says what is to be said.
 func (t *talker) frame(ctx context.Context, f *media.Frame) error {
+	if t.gone {
+		t.gone = false
+		if f.At.Media-t.now.Media < time.Since(t.taken)/2 { // a publisher's clock stands still while it is away
+			t.past = recall{}
+		}
+	}
 	t.taken = time.Now()
 	seen, err := t.l.Look(ctx, f)
 	if errors.Is(err, errLate) {
@@ -152,6 +159,9 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 			t.past.add(i.FPS, e, seen.Visual)
 		}
 		t.novelty.see(seen.Novelty)
+		for _, q := range t.questions {
+			q.asked = false // of this
+		}
 	}
 	t.strange = seen.Strange
 	if seen.OutOfDomain != t.ood {
@@ -159,24 +169,42 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 		t.domainChanged()
 	}
 	if t.ood || t.strange {
-		t.s.st.skip(SkipOutOfDomain, 1)
-		t.observe(event.Observation{At: t.now, Reason: SkipOutOfDomain})
-		for _, q := range t.questions { // an alert that nobody can see must not hold for ever
-			if q.alert != nil {
-				for _, ev := range q.alert.Observe(event.Score{At: t.now, Abstained: true, Evidence: t.cite(), Model: t.model}) {
-					t.s.emit(ev, t.image)
-				}
-			}
-		}
+		t.blind(SkipOutOfDomain, t.now)
 		return nil
 	}
-	if err := t.describe(ctx, seen); err != nil {
-		return err
+	// A language model that is away does not silence what needs none.
+	return errors.Join(t.describe(ctx, seen), t.standing(ctx, seen), t.label(ctx, seen))
+}
+
+// blind tells what holds that nothing can be seen at the moment: no alert holds
+// for ever because nobody can look.
+func (t *talker) blind(why string, at media.Timestamp) {
+	t.s.st.skip(why, 1)
+	t.observe(event.Observation{At: at, Reason: why})
+	for _, q := range t.questions {
+		if q.alert == nil {
+			continue
+		}
+		for _, ev := range q.alert.Observe(event.Score{At: at, Abstained: true, Evidence: t.cite(), Model: t.model}) {
+			t.s.emit(ev, t.image)
+		}
 	}
-	if err := t.standing(ctx, seen); err != nil {
-		return err
+}
+
+// failed says that nothing came of the frame at.
+func (t *talker) failed(at media.Timestamp) {
+	t.now = at
+	t.blind(SkipFailed, at)
+}
+
+// absent says that the source has been away for a while.
+func (t *talker) absent() {
+	if t.taken.IsZero() {
+		return // nothing was ever seen
 	}
-	return t.label(ctx, seen)
+	t.gone, t.last = true, ""
+	away := time.Since(t.taken)
+	t.blind(SkipAbsent, media.At(t.now.Capture.Add(away), t.now.Media+away))
 }
 
 func (t *talker) domainChanged() {
@@ -206,7 +234,7 @@ func (t *talker) describe(ctx context.Context, seen Seen) error {
 	if c.Off || t.s.deps.Models.Info.Silent {
 		return nil
 	}
-	if seen.Settled {
+	if seen.Settled && !t.novelty.news { // else what it settled to has not been told
 		t.observe(event.Observation{At: t.now, Reason: SkipStill})
 		return t.flushViewers(ctx, false)
 	}
@@ -296,8 +324,9 @@ func sentences(s string) []string {
 	return out
 }
 
-// standing asks the questions that are due. While nothing moves the answers
-// stand: time passes for the alerts, but nobody is asked again.
+// standing asks the questions that are due. While nothing has moved since they
+// were asked the answers stand: time passes for the alerts, but nobody is asked
+// again.
 func (t *talker) standing(ctx context.Context, seen Seen) error {
 	for _, q := range t.questions {
 		if t.now.Media < q.due || t.s.deps.Models.Info.Silent && !q.q.ZeroShot {
@@ -337,7 +366,11 @@ func (t *talker) askStanding(ctx context.Context, q *standing) error {
 		return err
 	}
 	if q.alert != nil {
-		q.score = event.Score{Value: a.YesProb, Abstained: a.CannotTell || !a.HasYes, Text: a.Text, Time: time.Now().UTC(), Model: t.model, Latency: t.latency(a, nil)}
+		yes, told := a.YesProb, a.HasYes
+		if !told {
+			yes, told = yesNo(a.Text)
+		}
+		q.score = event.Score{Value: yes, Abstained: a.CannotTell || !told, Text: a.Text, Time: time.Now().UTC(), Model: t.model, Latency: t.latency(a, nil)}
 		return nil
 	}
 	if a.Text == q.text {
@@ -353,6 +386,22 @@ func (t *talker) askStanding(ctx context.Context, q *standing) error {
 	q.rev++
 	t.s.emit(event.New(event.TypeAnswer, time.Now().UTC(), d), t.image)
 	return nil
+}
+
+// yesNo reads an answer of a model that gives no probabilities: 1 when its first
+// word is yes, 0 when it is no.
+func yesNo(text string) (yes float64, told bool) {
+	words := strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsLetter(r) })
+	if len(words) == 0 {
+		return 0, false
+	}
+	switch strings.ToLower(words[0]) {
+	case "yes":
+		return 1, true
+	case "no":
+		return 0, true
+	}
+	return 0, false
 }
 
 // anything is what a zero-shot text is compared with besides the stream's
@@ -397,18 +446,21 @@ func (t *talker) moments(q *ask) ([]moment, error) {
 	if i.Pictures {
 		return nil, ErrPast
 	}
-	least := i.Window // what stands
-	if t.ood || t.strange {
+	least, now := i.Window, t.now.Media // what stands
+	if t.ood || t.strange || t.gone {
 		least = 0
 	}
-	return t.past.since((t.now.Media - q.since).Milliseconds(), least), nil
+	if t.gone {
+		now += time.Since(t.taken)
+	}
+	return t.past.since((now - q.since).Milliseconds(), least), nil
 }
 
 // answer answers one ad-hoc question about the newest frames.
 func (t *talker) answer(ctx context.Context, q *ask) (*event.Event, error) {
 	sp := &speaker{t: t, id: event.NewID(), prompt: &q.prompt, viewer: q.viewer}
 	var a Answer
-	if t.ood || t.strange || len(t.evidence) == 0 {
+	if t.ood || t.strange || t.gone || len(t.evidence) == 0 {
 		a.CannotTell = true
 	} else {
 		var err error
