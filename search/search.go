@@ -35,6 +35,9 @@ type Config struct {
 	// with another keeps its words and forgets its vectors: they compare with
 	// nothing. It defaults to "".
 	Model string
+	// LookOnly leaves the vectors of another model in the file: for who only
+	// looks, and may name the wrong one. It defaults to false.
+	LookOnly bool
 	// MaxEvents bounds the index; past it the oldest events go.
 	// It defaults to 50,000.
 	MaxEvents int
@@ -153,8 +156,10 @@ func (x *Index) load(db *bbolt.DB) error {
 			return err
 		}
 		sameModel := string(meta.Get(modelKey)) == x.cfg.Model
-		if err := meta.Put(modelKey, []byte(x.cfg.Model)); err != nil {
-			return err
+		if !x.cfg.LookOnly {
+			if err := meta.Put(modelKey, []byte(x.cfg.Model)); err != nil {
+				return err
+			}
 		}
 		type change struct{ k, v []byte }
 		var changes []change
@@ -169,11 +174,13 @@ func (x *Index) load(db *bbolt.DB) error {
 			}
 			if vec != nil && !sameModel {
 				vec = nil
-				r, err := encode(ev, nil)
-				if err != nil {
-					return err
+				if !x.cfg.LookOnly {
+					r, err := encode(ev, nil)
+					if err != nil {
+						return err
+					}
+					changes = append(changes, change{slices.Clone(k), r})
 				}
-				changes = append(changes, change{slices.Clone(k), r})
 			}
 			x.insert(binary.BigEndian.Uint64(k), ev, vec)
 			return nil

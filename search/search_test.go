@@ -136,6 +136,18 @@ func TestSurvivesRestartAndANewModel(t *testing.T) {
 		t.Errorf("a query of another length: %v", err)
 	}
 	_ = x.Close()
+	looker := cfg
+	looker.Model, looker.LookOnly = "m2", true
+	x = open(t, looker)
+	if got := find(t, x, Query{Text: "red van", Image: []float32{1, 0, 0}}); got != "a.0 d.0" {
+		t.Errorf("who only looks, with another model: %q", got)
+	}
+	_ = x.Close()
+	x = open(t, cfg)
+	if got := find(t, x, q); got != before {
+		t.Errorf("after another model has looked %q, before %q", got, before)
+	}
+	_ = x.Close()
 	cfg.Model = "m2"
 	for range 2 {
 		x = open(t, cfg)

@@ -138,7 +138,7 @@ func trusting(conf configs.Config) *http.Client {
 // searchIndex reads the index of a Lookout that does not run.
 func searchIndex(ctx context.Context, g *global, conf configs.Config, text, stream string, k int) (hits []web.Hit, err error) {
 	err = withEngine(ctx, g, func(ctx context.Context, e *engine.Engine, _ *pipeline.Batcher, log *slog.Logger) error {
-		x, err := search.Open(search.Config{Path: filepath.Join(conf.StateDir, "search.db"), Model: e.Models.Info.Hash, MaxEvents: conf.Search.MaxEvents, MaxAge: conf.Search.MaxAge, Log: log})
+		x, err := search.Open(search.Config{Path: filepath.Join(conf.StateDir, "search.db"), Model: e.Models.Info.Hash, LookOnly: true, MaxEvents: conf.Search.MaxEvents, MaxAge: conf.Search.MaxAge, Log: log})
 		if err != nil {
 			return err
 		}
