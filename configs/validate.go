@@ -16,7 +16,10 @@ import (
 // a URL path and a file name.
 var NameRule = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
-var deviceRule = regexp.MustCompile(`^(auto|cpu|cuda(:\d+)?)$`)
+var (
+	deviceRule  = regexp.MustCompile(`^(auto|cpu|cuda(:\d+)?)$`)
+	decoderRule = regexp.MustCompile(`^(|auto|cpu|(cuda|vaapi)(:.+)?)$`)
+)
 
 // Validate tells all that is wrong, each with its key and the fix.
 func (c *Config) Validate() error {
@@ -43,6 +46,7 @@ func (c *Config) Validate() error {
 		bad("state_dir", "must name a folder")
 	}
 	seen := map[string]bool{}
+	sinks := map[string]bool{"redis": c.Redis.URL != "" || len(c.Redis.Addrs) > 0, "webhook": c.Webhook.URL != "", "mqtt": c.MQTT.URL != ""}
 	for i := range c.Streams {
 		s := &c.Streams[i]
 		if seen[s.Name] {
@@ -51,6 +55,11 @@ func (c *Config) Validate() error {
 		seen[s.Name] = true
 		if err := s.Validate(); err != nil {
 			bad(fmt.Sprintf("streams[%d]", i), "%v", err)
+		}
+		for _, k := range s.Sinks {
+			if there, known := sinks[k]; known && !there {
+				bad(fmt.Sprintf("streams[%d].sinks", i), "%s is not set up: give %s.url, or leave it out", k, k)
+			}
 		}
 	}
 	oneOf("llm.backend", c.LLM.Backend, "local", "openai")
@@ -117,6 +126,9 @@ func (c *Config) Validate() error {
 			bad("webhook.url", "must be an http(s) address")
 		}
 	}
+	for i, typ := range c.Webhook.Types {
+		oneOf(fmt.Sprintf("webhook.types[%d]", i), typ, "description", "answer", "alert", "label", "status")
+	}
 	if c.Webhook.SecretEnv != "" && os.Getenv(c.Webhook.SecretEnv) == "" {
 		bad("webhook.secret_env", "the variable %s is not set", c.Webhook.SecretEnv)
 	}
@@ -176,6 +188,9 @@ func (s *Stream) Validate() error {
 		if a := q.Alert; a != nil && (a.On <= 0 || a.On > 1 || a.Off < 0 || a.Off > a.On) {
 			return fmt.Errorf("%s: questions[%d].alert: 0 <= off <= on <= 1 must hold, and on be above 0", s.Name, i)
 		}
+	}
+	if !decoderRule.MatchString(s.Decoder) {
+		return fmt.Errorf("%s: decoder: %q is not cpu, auto, cuda, cuda:N, vaapi or vaapi:/dev/dri/renderD128", s.Name, s.Decoder)
 	}
 	for _, k := range s.Sinks {
 		if k != "redis" && k != "webhook" && k != "mqtt" {
