@@ -39,6 +39,8 @@ type gate struct {
 
 	logins, sessions, questions *limiters
 
+	comparing sync.Mutex // held while a password is compared
+
 	mu      sync.Mutex
 	cookies map[string]login      // by SHA-256 of the cookie
 	known   map[[32]byte]*Account // passwords seen right: bcrypt is slow on purpose
@@ -126,10 +128,18 @@ func (g *gate) token(r *http.Request, token string) (*Account, error) {
 
 func (g *gate) password(r *http.Request, user, password string) (*Account, error) {
 	key := sha256.Sum256([]byte(user + "\x00" + password))
-	g.mu.Lock()
-	a := g.known[key]
-	g.mu.Unlock()
-	if a != nil {
+	known := func() *Account {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.known[key]
+	}
+	if a := known(); a != nil {
+		return a, nil
+	}
+	// One at a time: guesses that come together would all find the limit unspent.
+	g.comparing.Lock()
+	defer g.comparing.Unlock()
+	if a := known(); a != nil {
 		return a, nil
 	}
 	if !g.logins.peek(r) {
@@ -152,10 +162,10 @@ func (g *gate) password(r *http.Request, user, password string) (*Account, error
 
 // failed counts a wrong secret against the client's address.
 func (g *gate) failed(r *http.Request) error {
-	g.log("login refused", "client", clientIP(r))
 	if !g.logins.allow(r) {
 		return errLogins
 	}
+	g.log("login refused", "client", clientIP(r))
 	return nil
 }
 
