@@ -21,6 +21,8 @@ const (
 	// most MaxLabel characters.
 	MaxLabels = 32
 	MaxLabel  = 80
+	// MaxStreams is how many streams a viewer may hear by their names.
+	MaxStreams = 256
 	// MaxSince is how far back a question may look.
 	MaxSince = time.Hour
 )
@@ -80,8 +82,8 @@ func (v *viewer) message(msg pion.DataChannelMessage) {
 		now := time.Now().UTC()
 		v.reply(&Message{ID: r.ID, Time: &now})
 	case "subscribe", "unsubscribe":
-		if len(r.Streams) == 0 || len(r.Streams) > 256 {
-			fail(fmt.Errorf("%w streams: name 1 to 256, or \"*\"", ErrInvalid))
+		if len(r.Streams) == 0 || len(r.Streams) > MaxStreams {
+			fail(fmt.Errorf("%w streams: name 1 to %d, or \"*\"", ErrInvalid, MaxStreams))
 			return
 		}
 		for _, s := range r.Streams {
@@ -92,8 +94,9 @@ func (v *viewer) message(msg pion.DataChannelMessage) {
 		}
 		if r.Op == "unsubscribe" {
 			v.unsubscribe(r.Streams)
-		} else {
-			v.subscribe(r.Streams, r.After)
+		} else if err := v.subscribe(r.Streams, r.After); err != nil {
+			fail(err)
+			return
 		}
 		v.reply(&Message{ID: r.ID})
 	case "ask", "prompt", "labels":

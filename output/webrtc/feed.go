@@ -2,17 +2,30 @@ package webrtc
 
 import (
 	"encoding/json"
+	"fmt"
 	"sync/atomic"
 
 	"github.com/lookout-video/lookout/event"
+	"github.com/lookout-video/lookout/output/internal/follow"
 )
 
 // subscribe adds streams to what the viewer hears about; "*" is all. after
-// holds the Seq of the last event that the viewer has, by stream.
-func (v *viewer) subscribe(streams []string, after map[string]uint64) {
+// holds the Seq of the last event that the viewer has, by stream. It refuses
+// more than MaxStreams names: each costs a queue, whether it exists or not.
+func (v *viewer) subscribe(streams []string, after map[string]uint64) error {
 	v.hearing.Lock()
 	defer v.hearing.Unlock()
+	n := len(v.feeds)
+	for _, s := range streams {
+		if s != "*" && v.feeds[s] == nil {
+			n++
+		}
+	}
+	if n > MaxStreams || len(after) > follow.MaxStreams {
+		return fmt.Errorf("%w streams: more than %d are heard by their names; \"*\" is all", ErrInvalid, MaxStreams)
+	}
 	v.listen(streams, after)
+	return nil
 }
 
 // listen is subscribe with hearing held; "" is all, as well.

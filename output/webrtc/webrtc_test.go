@@ -419,6 +419,25 @@ func TestTooOldIsTold(t *testing.T) {
 	}
 }
 
+// TestNumbersThatBeganAnew: a viewer that knows later numbers, of a server whose
+// state was lost since, hears what is said now.
+func TestNumbersThatBeganAnew(t *testing.T) {
+	s := newSite(t, webrtc.Config{}, nil)
+	after := uint64(400)
+	var early heard
+	s.subscribe(t, "yard", early.options(&after))
+	for i := range 3 {
+		say(s.backend, "yard", fmt.Sprint("thing ", i))
+	}
+	early.gets(t, "yard", 1, 3)
+	var late heard
+	s.subscribe(t, "yard", late.options(&after))
+	late.gets(t, "yard", 1, 3)
+	say(s.backend, "yard", "last")
+	early.gets(t, "yard", 1, 4)
+	late.gets(t, "yard", 1, 4)
+}
+
 func TestControl(t *testing.T) {
 	s := newSite(t, webrtc.Config{QuestionsPerMinute: 12}, func(a webrtc.Action, stream string) bool {
 		return stream == "yard" || a == webrtc.View && stream == "eight"
@@ -483,6 +502,7 @@ func TestControl(t *testing.T) {
 		"looks too far back":        {webrtc.Request{Op: "ask", Question: "?", SinceMS: 1e8}, "invalid"},
 		"no stream named":           {webrtc.Request{Op: "subscribe"}, "invalid"},
 		"long label":                {webrtc.Request{Op: "labels", Labels: []string{strings.Repeat("x", 81)}}, "invalid"},
+		"too many streams":          {webrtc.Request{Op: "subscribe", Streams: slices.Repeat([]string{"yard"}, webrtc.MaxStreams+1)}, "invalid"},
 	} {
 		m, err := c.Do(t.Context(), bad.r)
 		var e *webrtc.Error

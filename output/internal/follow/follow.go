@@ -8,6 +8,9 @@ import "github.com/lookout-video/lookout/event"
 // subscriber does not have.
 const History = 1024
 
+// MaxStreams is of how many streams a subscriber may say what it has.
+const MaxStreams = 1024
+
 // Follower passes items of the bus on. It is one goroutine's, or guarded.
 type Follower struct {
 	// Viewer names the subscriber: answers for other viewers are held back.
@@ -33,7 +36,9 @@ func (f *Follower) Has(after map[string]uint64) {
 		f.last = map[string]uint64{}
 	}
 	for s, seq := range after {
-		f.last[s] = max(f.last[s], seq)
+		if _, known := f.last[s]; known || len(f.last) < MaxStreams {
+			f.last[s] = max(f.last[s], seq)
+		}
 	}
 }
 
@@ -44,7 +49,8 @@ func (f *Follower) Join(bus *event.Bus, stream string) *event.Subscription {
 	// differs from stream to stream.
 	sub := bus.Subscribe(event.SubOptions{Stream: stream, Queue: History + 256, Replay: History})
 	var past []event.Item
-	left := map[string]int{} // events of the stream still to come
+	left := map[string]int{}      // events of the stream still to come
+	newest := map[string]uint64{} // Seq of its last
 	for range len(sub.C()) {
 		it, ok := <-sub.C()
 		if !ok {
@@ -53,6 +59,12 @@ func (f *Follower) Join(bus *event.Bus, stream string) *event.Subscription {
 		past = append(past, it)
 		if it.Event != nil {
 			left[it.Event.Data.Stream]++
+			newest[it.Event.Data.Stream] = it.Event.Data.Seq
+		}
+	}
+	for s, seq := range newest {
+		if f.last[s] > seq { // what the subscriber has is of another sequence
+			delete(f.last, s)
 		}
 	}
 	for _, it := range past {
@@ -68,8 +80,14 @@ func (f *Follower) Join(bus *event.Bus, stream string) *event.Subscription {
 	return sub
 }
 
-// Hear passes on an item that has just come.
-func (f *Follower) Hear(it event.Item) { f.pass(it, "slow") }
+// Hear passes on an item that has just come. Nobody can have had it: a number
+// that is no news means that the stream's numbers began anew (its state was lost).
+func (f *Follower) Hear(it event.Item) {
+	if it.Event != nil && it.Event.Data.Seq <= f.last[it.Event.Data.Stream] {
+		delete(f.last, it.Event.Data.Stream)
+	}
+	f.pass(it, "slow")
+}
 
 func (f *Follower) pass(it event.Item, why string) {
 	if d := it.Delta; d != nil {

@@ -10,6 +10,7 @@ export class Link {
     this.ice = iceServers;
     this.on = on;
     this.after = {};          // seq of the last event that we have, by stream
+    this.times = {};          // and its time
     this.offset = 0;          // server's clock minus ours, in ms
     this.epoch = 0;           // grows with each connection; late callbacks of old ones are ignored
     this.tries = 0;
@@ -148,9 +149,11 @@ export class Link {
         this.request({ op: 'subscribe', streams: ['*'], after: this.after }).catch(() => {});
         break;
       case 'event': {
-        const { stream, seq } = m.event.data;
-        if (seq <= (this.after[stream] ?? -1)) return;
+        const { stream, seq } = m.event.data, time = Date.parse(m.event.time);
+        // A lower number of a later time: the server lost its state and began anew.
+        if (seq <= (this.after[stream] ?? -1) && time <= this.times[stream]) return;
         this.after[stream] = seq;
+        this.times[stream] = time;
         this.on.event(m.event);
         break;
       }
