@@ -449,6 +449,49 @@ func TestBrowserSignsIn(t *testing.T) {
 	}
 }
 
+// TestBrowserSignsInAgain: a server that was started again knows no cookie. Who
+// signs in again sees and hears all, and which alerts hold.
+func TestBrowserSignsInAgain(t *testing.T) {
+	bus := event.NewBus(200)
+	be := newBackend(bus)
+	be.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
+	be.play(t, "gate", fake.LoadVP8, "../webrtc/testdata/yard.ivf", nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := web.Config{Listen: l.Addr().String(), Accounts: []web.Account{{Token: "let-me-in-please"}}}
+	l.Close()
+	h := open(t, cfg, be, bus)
+	b := browser.Open(t, h.url+"/#yard", browser.Options{})
+	signIn := func() {
+		b.Until("the page asks", `document.getElementById('signin').open`)
+		b.Run(browser.Type("signin-password", "let-me-in-please\r"))
+		b.Until("the video plays", `document.getElementById('link').dataset.state === 'live' && `+live)
+	}
+	signIn()
+	alert := func(id string, revision int, phase event.Phase) {
+		be.Say(&event.Event{Type: event.TypeAlert, Data: event.Data{Stream: "gate", EventID: id, Revision: revision, Phase: phase, Text: "yes", Prompt: &event.Prompt{ID: "q", Text: "is it open?"}}})
+	}
+	const alarms = `[...document.querySelectorAll('.tile.alarm b')].map(e => e.textContent).join()`
+	h.stop()
+	alert("first", 0, event.Start)
+	open(t, cfg, be, bus)
+	signIn()
+	b.Until("the alert that began meanwhile", alarms+` === 'gate'`)
+	say(be, "yard", "a dog runs")
+	b.Until("words", `document.querySelectorAll('#events .event').length >= 1`)
+	alert("second", 0, event.Start)
+	alert("first", 1, event.End)
+	say(be, "gate", "one is over")
+	b.Until("both", `lookout.link.after.gate === 4`)
+	if got := browser.Eval[string](b, alarms); got != "gate" {
+		t.Errorf("of two alerts one holds, and the tiles in alarm are %q", got)
+	}
+	alert("second", 1, event.End)
+	b.Until("no alarm", alarms+` === ''`)
+}
+
 // clipWidth is the width of the clips in pixels.
 const clipWidth = 640
 

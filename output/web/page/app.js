@@ -18,7 +18,7 @@ function h(tag, attrs = {}, ...children) {
   return e;
 }
 
-const KEEP = 300;                 // events kept on the page
+const KEEP = 300;                 // events kept on the page, of each stream
 const kinds = { description: 'Seen', answer: 'Answer', alert: 'Alert', label: 'Label', status: 'Stream' };
 const kindOf = ev => /^video\.lookout\.(\w+)\./.exec(ev.type)?.[1] ?? 'description';
 const clock = t => new Date(t).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit' });
@@ -30,6 +30,7 @@ const newest = ev => ev.data.evidence?.at(-1);
 const app = {
   me: null, link: null, streams: [], stream: null,
   lives: new Map(),               // event_id -> the newest revision, in the order of their start
+  alerts: new Map(),              // stream -> the event_ids of its alerts that hold
   strange: new Map(),             // stream -> why the model does not know its footage
   show: 'all', asks: new Map(),   // prompt id -> the answer's element
 };
@@ -68,6 +69,7 @@ function show(v) {
 function signIn() {
   clearInterval(app.poll);
   app.link?.close();
+  app.stream = null; // chosen again, and played, after signing in
   setLink('off', 'Signed out');
   if (!$('signin').open) $('signin').showModal();
 }
@@ -144,6 +146,7 @@ function drawTiles() {
       tiles.set(s.name, t);
       box.append(t.el);
     }
+    t.el.classList.toggle('alarm', !!app.alerts.get(s.name)?.size);
     t.el.setAttribute('aria-current', s.name === app.stream);
     t.dot.dataset.state = s.state;
     t.el.setAttribute('aria-label', `${s.title || s.name}, ${s.state}`);
@@ -291,7 +294,7 @@ function onEvent(ev) {
   if (old && d.revision < old.data.revision) return;
   if (!old) app.lives.set(d.event_id, ev);
   else app.lives.set(d.event_id, { ...ev, begun: old.begun ?? old.time, data: { ...d, text: d.text || old.data.text, evidence: d.evidence ?? old.data.evidence } });
-  while (app.lives.size > KEEP) app.lives.delete(app.lives.keys().next().value);
+  forget(d.stream);
   drawEvent(app.lives.get(d.event_id), fresh);
 
   if (kind === 'description') {
@@ -300,9 +303,12 @@ function onEvent(ev) {
     if (t && d.text) { t.words = d.text; t.last.textContent = d.text; }
     if (fresh && d.stream === app.stream && d.text && d.phase !== 'end') $('said').textContent = d.text;
   }
-  if (kind === 'alert' && fresh && d.phase !== 'update') {
-    alarm(d.phase === 'end' ? `Over: ${d.text}` : `Alert on ${d.stream}: ${d.text || d.prompt?.text}`);
-    tiles.get(d.stream)?.el.classList.toggle('alarm', d.phase !== 'end');
+  if (kind === 'alert') {
+    // Of what came while the page was away too: the tile shows what holds.
+    const on = app.alerts.get(d.stream) ?? app.alerts.set(d.stream, new Set()).get(d.stream);
+    if (d.phase === 'end') on.delete(d.event_id); else on.add(d.event_id);
+    tiles.get(d.stream)?.el.classList.toggle('alarm', on.size > 0);
+    if (fresh && d.phase !== 'update') alarm(d.phase === 'end' ? `Over: ${d.text}` : `Alert on ${d.stream}: ${d.text || d.prompt?.text}`);
   }
   if (kind === 'label' && d.labels) {
     const s = app.streams.find(x => x.name === d.stream);
@@ -314,6 +320,21 @@ function onEvent(ev) {
     drawStrange();
   }
   if (kind === 'answer' && d.prompt) app.asks.get(d.prompt.id)?.finish(ev);
+}
+
+// forget keeps, about, a stream's newest events, and alerts that hold: a busy
+// camera does not push out what a quiet one has said, nor scores what was said.
+const heard = new Map();
+function forget(stream) {
+  const n = (heard.get(stream) ?? 0) + 1;
+  heard.set(stream, n);
+  if (n % 50) return;
+  const over = (n, which) => {
+    const mine = [...app.lives.values()].filter(ev => ev.data.stream === stream && which(ev));
+    for (const ev of mine.slice(0, Math.max(0, mine.length - n))) app.lives.delete(ev.data.event_id);
+  };
+  over(KEEP, ev => kindOf(ev) !== 'label' && !app.alerts.get(stream)?.has(ev.data.event_id));
+  over(20, ev => kindOf(ev) === 'label');
 }
 
 function onLost(m) {

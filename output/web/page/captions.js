@@ -3,6 +3,8 @@
 
 const TOLERANCE = 1500;   // of the 90 kHz clock: half a picture at 30 a second
 const PATIENCE = 4000;    // ms; words whose picture never comes are shown anyway
+const LATE = 90000 * 30;  // older by more than that is of another run of the stream
+const OTHER_RUN = 90000 * 600;
 const QUIET = 7000;       // ms after which a caption that has ended fades
 
 // ahead is how far RTP time a is past b, across the wrap.
@@ -49,8 +51,7 @@ export class Captions {
   ready(item, now) {
     if (this.shown === null || item.rtp === undefined) return now - item.since > (this.live?.() ? PATIENCE : 0);
     const d = ahead(this.shown, item.rtp);
-    // A picture hours away belongs to another run of the stream.
-    return d >= -TOLERANCE || d < -90000 * 600 || now - item.since > PATIENCE;
+    return d >= -TOLERANCE || d < -OTHER_RUN || now - item.since > PATIENCE;
   }
 
   release() {
@@ -67,7 +68,8 @@ export class Captions {
     const c = this.current;
     // A description that is updated keeps its id and begins anew, on a later picture.
     if (c?.id !== i.id || c.rtp !== undefined && i.rtp !== undefined && ahead(c.rtp, i.rtp) !== 0) {
-      if (c && c.rtp !== undefined && i.rtp !== undefined && ahead(c.rtp, i.rtp) > 0) return; // an older caption comes too late
+      const late = c && c.rtp !== undefined && i.rtp !== undefined ? ahead(c.rtp, i.rtp) : 0;
+      if (late > 0 && late < LATE) return; // an older caption comes too late
       if (i.final && i.phase === 'end') return;
       this.before.textContent = c && !c.over ? c.text : '';
       this.line.textContent = '';
