@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -370,6 +371,11 @@ func (c Config) Redacted() Config {
 		}
 	}
 	c.Redis.URL = media.RedactURL(c.Redis.URL)
+	c.LLM.URL = media.RedactURL(c.LLM.URL)
+	if u, err := url.Parse(c.Webhook.URL); err == nil && strings.Trim(u.Path, "/") != "" {
+		u.Path, u.RawPath = "/xxxxx", "" // of chat services it is the secret
+		c.Webhook.URL = u.String()
+	}
 	c.Webhook.URL = media.RedactURL(c.Webhook.URL)
 	c.MQTT.URL = media.RedactURL(c.MQTT.URL)
 	c.Web.Accounts = slices.Clone(c.Web.Accounts)

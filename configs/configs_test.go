@@ -185,6 +185,8 @@ func TestRedactedHoldsNoSecret(t *testing.T) {
 	c := Default()
 	c.Web.WebRTC.ICEServers = []string{"stun:192.0.2.1:3478", "turn:me:hush@192.0.2.1:3478?transport=udp"}
 	c.Redis.URL = "redis://me:hush@192.0.2.1"
+	c.LLM.URL = "https://me:hush@192.0.2.1/v1"
+	c.Webhook.URL = "https://192.0.2.1/services/hush/hush"
 	r := c.Redacted()
 	if got := fmt.Sprint(r.Web.WebRTC.ICEServers); got != "[stun:192.0.2.1:3478 turn:xxxxx@192.0.2.1:3478?transport=udp]" {
 		t.Errorf("ICE servers %s", got)

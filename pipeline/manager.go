@@ -72,6 +72,7 @@ func (m *Manager) Run(ctx context.Context, streams []configs.Stream, untilDone b
 	}
 	m.mu.Unlock()
 	close(m.started)
+	m.note() // there may be none to wait for
 	for {
 		select {
 		case <-ctx.Done():
@@ -91,6 +92,14 @@ func (m *Manager) Run(ctx context.Context, streams []configs.Stream, untilDone b
 				return nil
 			}
 		}
+	}
+}
+
+// note lets Run look whether all streams have ended.
+func (m *Manager) note() {
+	select {
+	case m.changed <- struct{}{}:
+	default:
 	}
 }
 
@@ -129,10 +138,7 @@ func (m *Manager) start(c configs.Stream) *Stream {
 		defer func() {
 			cancel()
 			close(r.done)
-			select {
-			case m.changed <- struct{}{}:
-			default:
-			}
+			m.note()
 		}()
 		if err := r.s.Run(ctx); err != nil {
 			m.deps.Log.Error("a stream failed; the others go on", "stream", c.Name, "error", err)
@@ -155,8 +161,7 @@ func (m *Manager) Add(c configs.Stream) error {
 	if _, ok := m.running[c.Name]; ok {
 		return fmt.Errorf("%s: %w", c.Name, ErrExists)
 	}
-	m.keep(c)
-	if err := m.save(); err != nil {
+	if err := m.save(m.kept.with(c)); err != nil {
 		return err
 	}
 	m.start(c)
@@ -174,8 +179,7 @@ func (m *Manager) Change(c configs.Stream) error {
 		m.mu.Unlock()
 		return fmt.Errorf("%s: %w", c.Name, ErrNotFound)
 	}
-	m.keep(c)
-	if err := m.save(); err != nil {
+	if err := m.save(m.kept.with(c)); err != nil {
 		m.mu.Unlock()
 		return err
 	}
@@ -198,24 +202,31 @@ func (m *Manager) Remove(name string) error {
 		m.mu.Unlock()
 		return fmt.Errorf("%s: %w", name, ErrNotFound)
 	}
+	if err := m.save(m.kept.without(name)); err != nil {
+		m.mu.Unlock()
+		return err // it would come back
+	}
 	delete(m.running, name)
 	defer m.configs.Delete(name) // its last events still ask
 	m.order = slices.DeleteFunc(m.order, func(n string) bool { return n == name })
-	m.kept.Streams = slices.DeleteFunc(m.kept.Streams, func(c configs.Stream) bool { return c.Name == name })
-	if !slices.Contains(m.kept.Removed, name) {
-		m.kept.Removed = append(m.kept.Removed, name)
-	}
-	err := m.save()
 	m.mu.Unlock()
 	r.cancel()
 	<-r.done
-	return err
+	return nil
 }
 
-func (m *Manager) keep(c configs.Stream) {
-	m.kept.Removed = slices.DeleteFunc(m.kept.Removed, func(n string) bool { return n == c.Name })
-	m.kept.Streams = slices.DeleteFunc(m.kept.Streams, func(o configs.Stream) bool { return o.Name == c.Name })
-	m.kept.Streams = append(m.kept.Streams, c)
+func (k kept) with(c configs.Stream) kept {
+	k = kept{slices.Clone(k.Streams), slices.DeleteFunc(slices.Clone(k.Removed), func(n string) bool { return n == c.Name })}
+	k.Streams = append(slices.DeleteFunc(k.Streams, func(o configs.Stream) bool { return o.Name == c.Name }), c)
+	return k
+}
+
+func (k kept) without(name string) kept {
+	k = kept{slices.DeleteFunc(slices.Clone(k.Streams), func(c configs.Stream) bool { return c.Name == name }), slices.Clone(k.Removed)}
+	if !slices.Contains(k.Removed, name) {
+		k.Removed = append(k.Removed, name)
+	}
+	return k
 }
 
 // Stop ends all streams and waits for them. They stay listed, with their
@@ -284,24 +295,34 @@ func (m *Manager) load() error {
 	return nil
 }
 
-// save replaces the file in one step: a crash leaves the old or the new.
-func (m *Manager) save() error {
-	if m.path == "" {
-		return nil
+// save makes k what is kept, on disk first: what cannot be kept is not done.
+func (m *Manager) save(k kept) error {
+	if m.path != "" {
+		b, err := json.MarshalIndent(k, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
+			return fmt.Errorf("pipeline: keep streams: %w", err)
+		}
+		if err := replace(m.path, b); err != nil {
+			return fmt.Errorf("pipeline: keep streams: %w", err)
+		}
 	}
-	b, err := json.MarshalIndent(m.kept, "", "  ")
+	m.kept = k
+	return nil
+}
+
+// replace writes the file in one step: a crash, also of the machine, leaves the
+// old or the new. It holds camera passwords: it is for the owner only.
+func replace(path string, b []byte) error {
+	f, err := os.OpenFile(path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
-		return fmt.Errorf("pipeline: keep streams: %w", err)
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
 	}
-	tmp := m.path + ".tmp" // it holds camera passwords: for the owner only
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return fmt.Errorf("pipeline: keep streams: %w", err)
-	}
-	if err := os.Rename(tmp, m.path); err != nil {
-		return fmt.Errorf("pipeline: keep streams: %w", err)
-	}
-	return nil
+	return os.Rename(f.Name(), path)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -755,6 +756,18 @@ func TestManagerKeepsWhatIsChanged(t *testing.T) {
 	if err := m.Add(configs.Stream{Name: "no url"}); err == nil {
 		t.Error("a bad stream was added")
 	}
+	// What cannot be kept is not done, and not kept later either.
+	m.path = filepath.Join(dir, "streams.json", "no folder")
+	if err := m.Add(stream("a")); err == nil {
+		t.Error("a stream was added that is not kept")
+	}
+	if err := m.Remove("b"); err == nil {
+		t.Error("a stream was removed that will come back")
+	}
+	m.path = filepath.Join(dir, "streams.json")
+	if err := m.Change(changed); err != nil {
+		t.Error(err)
+	}
 	stop()
 	m, stop = start(false)
 	defer stop()
@@ -767,6 +780,12 @@ func TestManagerKeepsWhatIsChanged(t *testing.T) {
 func TestManagerEndsWhenEveryStreamHas(t *testing.T) {
 	w := newWorld(t, map[string]*testSource{"a": {scenes: repeat(4, 10)}, "b": {scenes: repeat(2, 20)}})
 	if err := NewManager(w.deps, "").Run(t.Context(), []configs.Stream{stream("a"), stream("b")}, true); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestManagerEndsWithoutStreams(t *testing.T) {
+	if err := NewManager(newWorld(t, nil).deps, "").Run(t.Context(), nil, true); err != nil {
 		t.Fatal(err)
 	}
 }
