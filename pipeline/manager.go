@@ -65,9 +65,11 @@ func (m *Manager) Run(ctx context.Context, streams []configs.Stream, untilDone b
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() { cancel(); m.wg.Wait() }()
+	streams = m.merged(streams)
+	m.warm(streams...)
 	m.mu.Lock()
 	m.ctx = ctx
-	for _, c := range m.merged(streams) {
+	for _, c := range streams {
 		m.start(c)
 	}
 	m.mu.Unlock()
@@ -148,11 +150,22 @@ func (m *Manager) start(c configs.Stream) *Stream {
 	return r.s
 }
 
+// warm loads the models of streams that have their own, which takes long: before
+// mu is held, for which all who ask after streams wait. NewStream tells of errors.
+func (m *Manager) warm(streams ...configs.Stream) {
+	for _, c := range streams {
+		if c.Model != "" && m.deps.Pick != nil {
+			_, _ = m.deps.Pick(c.Model)
+		}
+	}
+}
+
 // Add starts a stream and keeps it.
 func (m *Manager) Add(c configs.Stream) error {
 	if err := c.Validate(); err != nil {
 		return err
 	}
+	m.warm(c)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.ctx == nil || m.ctx.Err() != nil {
@@ -184,6 +197,7 @@ func (m *Manager) Change(c configs.Stream) error {
 		return err
 	}
 	m.mu.Unlock()
+	m.warm(c)
 	r.cancel()
 	<-r.done // the old one frees its source first: many cameras serve one client
 	m.mu.Lock()

@@ -134,18 +134,21 @@ func TestAskACamera(t *testing.T) {
 	done := make(chan struct{})
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "multipart/x-mixed-replace; boundary=next")
-		for range 400 { // 16 seconds at the 25 frames a second that MJPEG counts as
+		for {
 			fmt.Fprintf(w, "--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n", picture.Len(), picture.Bytes())
-		}
-		w.(http.Flusher).Flush()
-		select { // it stays connected
-		case <-done:
-		case <-r.Context().Done():
+			w.(http.Flusher).Flush()
+			select {
+			case <-time.After(40 * time.Millisecond):
+			case <-done:
+				return
+			case <-r.Context().Done():
+				return
+			}
 		}
 	}))
 	defer srv.Close()
 	defer close(done)
-	out, errs, code := run(t, "ask", srv.URL, "is there a dog?", "--json")
+	out, errs, code := run(t, "ask", srv.URL, "is there a dog?", "--for", "4s", "--json")
 	var r reply
 	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 || !r.OutOfDomain || !r.CannotTell {
 		t.Errorf("exit code %d, %v: %s%s", code, err, out, errs)
