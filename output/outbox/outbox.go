@@ -745,9 +745,12 @@ func (o *Outbox) Close() error {
 	o.once.Do(func() {
 		close(o.closing)
 		o.wg.Wait()
+		if o.lingering() {
+			err = o.commit(nil) // what was delivered last does not come again
+		}
 		o.mu.Lock()
 		defer o.mu.Unlock()
-		err = errors.Join(o.db.Close(), o.sink.Close())
+		err = errors.Join(err, o.db.Close(), o.sink.Close())
 		o.db = nil
 	})
 	return err

@@ -176,10 +176,18 @@ func TestSurvivesRestart(t *testing.T) {
 		t.Error("the sink was not closed")
 	}
 	want(t, f, span(1, 12))
-	o = open(t, cfg, f)
-	if s := o.Stats(); s.Pending != 0 {
-		t.Errorf("delivered events came back: %+v", s)
+	for n := uint64(13); n < 33; n++ { // closed at once, it has noted what was delivered
+		o = open(t, cfg, f)
+		if s := o.Stats(); s.Pending != 0 {
+			t.Fatalf("delivered events came back: %+v", s)
+		}
+		stop = run(t, o)
+		publish(t, o, n, n)
+		flush(t, o)
+		stop()
+		_ = o.Close()
 	}
+	want(t, f, span(1, 32))
 }
 
 func TestBounds(t *testing.T) {
