@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -60,6 +61,19 @@ func nals(b []byte) (out [][]byte) {
 	return out
 }
 
+func unitType(c media.Codec, nal []byte) byte {
+	if c == media.HEVC {
+		return nal[0] >> 1 & 63
+	}
+	return nal[0] & 31
+}
+
+// isSet tells whether a NAL unit is a parameter set.
+func isSet(c media.Codec, nal []byte) bool {
+	n := unitType(c, nal)
+	return c == media.HEVC && n >= 32 && n <= 34 || c == media.H264 && (n == 7 || n == 8)
+}
+
 func freeUDP(t *testing.T) (rtp, rtcp string) {
 	t.Helper()
 	for port := 20000; port < 60000; port += 2 {
@@ -84,13 +98,13 @@ func freeUDP(t *testing.T) (rtp, rtcp string) {
 // room; stop ends it.
 func startCamera(t *testing.T, at string) (addr string, stop func()) {
 	t.Helper()
-	return startCameraThat(t, at, false, nil)
+	return startCameraThat(t, at, "counting.mp4", false, nil)
 }
 
-// startCameraThat is startCamera with a camera that is bare: it sends its
-// parameter sets in the SDP alone. With frozen it has sound, which goes on when
-// the picture is frozen.
-func startCameraThat(t *testing.T, at string, bare bool, frozen *atomic.Bool) (addr string, stop func()) {
+// startCameraThat is startCamera with a camera that plays another clip, or is
+// bare: it sends its parameter sets in the SDP alone. With frozen it has sound,
+// which goes on when the picture is frozen.
+func startCameraThat(t *testing.T, at, clip string, bare bool, frozen *atomic.Bool) (addr string, stop func()) {
 	t.Helper()
 	if addr = at; addr == "" {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -106,8 +120,7 @@ func startCameraThat(t *testing.T, at string, bare bool, frozen *atomic.Bool) (a
 	if err := c.server.Start(); err != nil {
 		t.Fatal(err)
 	}
-	forma := &format.H264{PayloadTyp: 96, PacketizationMode: 1}
-	src := open(t, Config{URL: "testdata/counting.mp4", Loop: true, Live: true})
+	src := open(t, Config{URL: "testdata/" + clip, Loop: true, Live: true})
 	sub := src.Tap().Subscribe()
 	ctx, cancel := context.WithCancel(context.Background())
 	pumped := make(chan struct{})
@@ -122,13 +135,25 @@ func startCameraThat(t *testing.T, at string, bare bool, frozen *atomic.Bool) (a
 	if err != nil {
 		t.Fatal(err)
 	}
+	sets := map[byte][]byte{}
 	for _, n := range nals(first.Data) {
-		switch n[0] & 31 {
-		case 7:
-			forma.SPS = n
-		case 8:
-			forma.PPS = n
-		}
+		sets[unitType(first.Codec, n)] = n
+	}
+	var forma format.Format
+	var enc interface {
+		Encode(unit [][]byte) ([]*rtp.Packet, error)
+	}
+	if first.Codec == media.HEVC {
+		f := &format.H265{PayloadTyp: 96, VPS: sets[32], SPS: sets[33], PPS: sets[34]}
+		forma = f
+		enc, err = f.CreateEncoder()
+	} else {
+		f := &format.H264{PayloadTyp: 96, PacketizationMode: 1, SPS: sets[7], PPS: sets[8]}
+		forma = f
+		enc, err = f.CreateEncoder()
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	medi := &description.Media{Type: description.MediaTypeVideo, Formats: []format.Format{forma}}
 	sound := &description.Media{Type: description.MediaTypeAudio, Formats: []format.Format{&format.G711{PayloadTyp: 0, MULaw: true, SampleRate: 8000, ChannelCount: 1}}}
@@ -141,17 +166,13 @@ func startCameraThat(t *testing.T, at string, bare bool, frozen *atomic.Bool) (a
 		t.Fatal(err)
 	}
 	c.stream.Store(stream)
-	enc, err := forma.CreateEncoder()
-	if err != nil {
-		t.Fatal(err)
-	}
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
 		for p, i := first, 0; ; i++ {
 			units := nals(p.Data)
 			if bare {
-				units = slices.DeleteFunc(units, func(n []byte) bool { return n[0]&31 == 7 || n[0]&31 == 8 })
+				units = slices.DeleteFunc(units, func(n []byte) bool { return isSet(p.Codec, n) })
 			}
 			packets, err := enc.Encode(units)
 			if err != nil {
@@ -226,7 +247,7 @@ func TestRTSP(t *testing.T) {
 // is lost, though its sound goes on.
 func TestSoundDoesNotKeepAFrozenPictureAlive(t *testing.T) {
 	var frozen atomic.Bool
-	addr, _ := startCameraThat(t, "", false, &frozen)
+	addr, _ := startCameraThat(t, "", "counting.mp4", false, &frozen)
 	r := open(t, Config{Name: "yard", URL: "rtsp://user:secret@" + addr + "/cam", ReadTimeout: time.Second})
 	if got, _ := readAll(t, r, 5); len(got) < 5 {
 		t.Fatalf("got %d frames", len(got))
@@ -245,26 +266,39 @@ func TestSoundDoesNotKeepAFrozenPictureAlive(t *testing.T) {
 	}
 }
 
-// TestParameterSetsInTheSDPAlone: viewers get them all the same, before each key
-// frame.
+// TestParameterSetsInTheSDPAlone: viewers get them all the same, once before each
+// key frame.
 func TestParameterSetsInTheSDPAlone(t *testing.T) {
-	addr, _ := startCameraThat(t, "", true, nil)
-	r := open(t, Config{Name: "yard", URL: "rtsp://user:secret@" + addr + "/cam", ReadTimeout: 5 * time.Second})
-	sub := r.Tap().Subscribe()
-	defer sub.Close()
-	if got, _ := readAll(t, r, 25); len(got) < 25 {
-		t.Fatalf("got %d frames", len(got))
-	}
-	p, err := sub.Next(t.Context())
-	if err != nil || !p.Key {
-		t.Fatalf("first packet %+v, %v", p, err)
-	}
-	var types []byte
-	for _, n := range nals(p.Data) {
-		types = append(types, n[0]&31)
-	}
-	if !slices.Contains(types, 7) || !slices.Contains(types, 8) || !slices.Contains(types, 5) {
-		t.Errorf("a key frame of NAL units %v, want 7 and 8 before 5", types)
+	for clip, sets := range map[string]int{"counting.mp4": 2, "counting-hevc.mp4": 3} {
+		for _, bare := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, in the SDP alone: %v", clip, bare), func(t *testing.T) {
+				addr, _ := startCameraThat(t, "", clip, bare, nil)
+				r := open(t, Config{Name: "yard", URL: "rtsp://user:secret@" + addr + "/cam", ReadTimeout: 5 * time.Second})
+				sub := r.Tap().Subscribe()
+				defer sub.Close()
+				if got, _ := readAll(t, r, 25); len(got) < 25 {
+					t.Fatalf("got %d frames", len(got))
+				}
+				p, err := sub.Next(t.Context())
+				if err != nil || !p.Key {
+					t.Fatalf("first packet %+v, %v", p, err)
+				}
+				n, picture := 0, false
+				for _, u := range nals(p.Data) {
+					if isSet(p.Codec, u) {
+						n++
+						if picture {
+							t.Error("a parameter set behind the picture")
+						}
+					}
+					c := unitType(p.Codec, u)
+					picture = picture || p.Codec == media.H264 && c == 5 || p.Codec == media.HEVC && c < 32
+				}
+				if n != sets || !picture {
+					t.Errorf("a key frame with %d parameter sets, want %d; picture %v", n, sets, picture)
+				}
+			})
+		}
 	}
 }
 
