@@ -162,6 +162,32 @@ func TestTapGivesAnnexBBeforeDecoding(t *testing.T) {
 	}
 }
 
+func TestBare(t *testing.T) {
+	unit := func(headers ...byte) (b []byte) {
+		for _, h := range headers {
+			b = append(b, 0, 0, 0, 1, h, 1, 2, 3)
+		}
+		return b
+	}
+	for _, c := range []struct {
+		codec media.Codec
+		unit  []byte
+		bare  bool
+	}{
+		{media.H264, unit(9, 0x67, 0x68, 0x65), false}, // a delimiter, the sets, a picture
+		{media.H264, unit(9, 6, 0x65), true},
+		{media.H264, unit(0x65, 0x67), true},
+		{media.HEVC, unit(35<<1, 32<<1, 33<<1, 34<<1, 19<<1), false},
+		{media.HEVC, unit(35<<1, 39<<1, 19<<1), true},
+		{media.H264, nil, true},
+		{media.H264, []byte{0, 0, 1}, true},
+	} {
+		if got := bare(c.codec, c.unit); got != c.bare {
+			t.Errorf("%s % x: bare %v", c.codec, c.unit, got)
+		}
+	}
+}
+
 func TestBadSources(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
