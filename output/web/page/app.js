@@ -427,7 +427,7 @@ function openFrame(ev) {
   } else clip.removeAttribute('src');
   $('frame-text').textContent = d.text || d.status?.reason || d.prompt?.text || '';
   $('frame-meta').textContent = [
-    d.stream, clock(e?.capture ?? ev.time), e && `picture ${e.frame}`,
+    d.stream, clock(e?.capture ?? ev.time),
     d.latency?.glass_to_word_ms && `${Math.round(d.latency.glass_to_word_ms)} ms glass to word`,
     d.probability !== undefined && sure(d.probability), d.model?.name,
   ].filter(Boolean).join(' · ');
