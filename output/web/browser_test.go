@@ -317,7 +317,7 @@ func TestBrowserOnAPhone(t *testing.T) {
 	b.Until("the video plays", live)
 	p := 0.88
 	h.Say(&event.Event{Type: event.TypeAlert, Data: event.Data{Stream: "yard", Phase: event.Start, Text: "A box was left on the ground.", Probability: &p, Prompt: &event.Prompt{ID: "box", Text: "Is something left behind?"}}})
-	b.Until("an alert", `document.querySelector('#events .event[data-kind=alert]')`)
+	b.Until("an alert and words", `document.querySelector('#events .event[data-kind=alert]') && document.querySelector('#events .event[data-kind=description]')`)
 	const fits = `document.documentElement.scrollWidth <= innerWidth && [...document.querySelectorAll('main .card, #stage, header')].every(e => e.getBoundingClientRect().right <= innerWidth + 1)`
 	for range 2 { // dark and light
 		if !browser.Eval[bool](b, fits) {
