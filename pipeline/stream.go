@@ -75,6 +75,8 @@ type Stream struct {
 	past *past // nil when no clips are made
 	err  error // why it cannot run at all
 
+	failed time.Time // when the model failed last, zero when it works; the watcher's own
+
 	recalling chan struct{}   // held by who looks through the past
 	over      context.Context // ends when the stream does
 	end       context.CancelFunc
@@ -85,9 +87,8 @@ type Stream struct {
 	labels  []string
 	prompts map[string]string // viewer -> prompt
 	ended   bool
-	gone    *time.Timer // runs while the source is away
-	left    bool        // it has been away for absentAfter, and the watcher does not know yet
-	failed  time.Time   // when the model failed last, while st.failing; the watcher's own
+	away    *time.Timer // runs while the source is away
+	absent  bool        // it has been away for absentAfter, and the watcher does not know yet
 	// sourceMu keeps the source from being closed under a Still.
 	sourceMu sync.RWMutex
 	closed   bool
@@ -181,8 +182,8 @@ func (s *Stream) finish() {
 	s.end()
 	s.mu.Lock()
 	s.ended = true
-	if s.gone != nil {
-		s.gone.Stop()
+	if s.away != nil {
+		s.away.Stop()
 	}
 	for _, a := range s.asks {
 		a.done <- askResult{err: ErrEnded}
@@ -234,7 +235,7 @@ func (s *Stream) watch(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if f == nil && s.takeLeave() {
+		if f == nil && s.takeAbsent() {
 			t.absent()
 		}
 		if a := s.nextAsk(); a != nil {
@@ -268,7 +269,7 @@ func (s *Stream) watch(ctx context.Context) error {
 				return fmt.Errorf("pipeline: stream %s: reset after a failure: %w", s.cfg.Name, err)
 			}
 		} else {
-			s.recover()
+			s.worked()
 		}
 		if ev, changed := s.load.judge(time.Now()); changed {
 			s.emitStatus(ev)
@@ -290,8 +291,8 @@ func (s *Stream) fail(ctx context.Context, err error) {
 	}
 }
 
-// recover tells that the model has worked for a while again.
-func (s *Stream) recover() {
+// worked tells, once, that the model has not failed for a while.
+func (s *Stream) worked() {
 	if s.failed.IsZero() || time.Since(s.failed) < recoveredAfter {
 		return
 	}
@@ -306,16 +307,16 @@ func (s *Stream) recover() {
 func (s *Stream) called() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.asks) > 0 || s.left
+	return len(s.asks) > 0 || s.absent
 }
 
-// takeLeave tells, once, that the source has stayed away.
-func (s *Stream) takeLeave() bool {
+// takeAbsent tells, once, that the source has stayed away.
+func (s *Stream) takeAbsent() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	left := s.left
-	s.left = false
-	return left
+	absent := s.absent
+	s.absent = false
+	return absent
 }
 
 // presence follows whether the source is there, from its state.
@@ -324,19 +325,19 @@ func (s *Stream) presence(state string) {
 	defer s.mu.Unlock()
 	switch {
 	case state == "live":
-		if s.gone != nil {
-			s.gone.Stop()
+		if s.away != nil {
+			s.away.Stop()
 		}
-		s.gone, s.left = nil, false
-	case state == "reconnecting" && s.gone == nil && !s.ended:
-		var gone *time.Timer
-		gone = time.AfterFunc(absentAfter, func() {
+		s.away, s.absent = nil, false
+	case state == "reconnecting" && s.away == nil && !s.ended:
+		var t *time.Timer
+		t = time.AfterFunc(absentAfter, func() {
 			s.mu.Lock()
-			s.left = s.gone == gone
+			s.absent = s.away == t
 			s.mu.Unlock()
 			s.mail.wake()
 		})
-		s.gone = gone
+		s.away = t
 	}
 }
 

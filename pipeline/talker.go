@@ -329,7 +329,7 @@ func sentences(s string) []string {
 // again.
 func (t *talker) standing(ctx context.Context, seen Seen) error {
 	for _, q := range t.questions {
-		if t.now.Media < q.due || t.s.deps.Models.Info.Silent && !q.q.ZeroShot {
+		if t.now.Media < q.due {
 			continue
 		}
 		q.due = t.now.Media + t.s.load.slower(q.q.Every)

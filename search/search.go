@@ -35,8 +35,8 @@ type Config struct {
 	// with another keeps its words and forgets its vectors: they compare with
 	// nothing. It defaults to "".
 	Model string
-	// LookOnly leaves the vectors of another model in the file: for who only
-	// looks, and may name the wrong one. It defaults to false.
+	// LookOnly leaves what is in the file as it is: for who only looks, and may
+	// name the wrong model. It defaults to false.
 	LookOnly bool
 	// MaxEvents bounds the index; past it the oldest events go.
 	// It defaults to 50,000.
@@ -156,11 +156,6 @@ func (x *Index) load(db *bbolt.DB) error {
 			return err
 		}
 		sameModel := string(meta.Get(modelKey)) == x.cfg.Model
-		if !x.cfg.LookOnly {
-			if err := meta.Put(modelKey, []byte(x.cfg.Model)); err != nil {
-				return err
-			}
-		}
 		type change struct{ k, v []byte }
 		var changes []change
 		err = b.ForEach(func(k, v []byte) error {
@@ -174,17 +169,19 @@ func (x *Index) load(db *bbolt.DB) error {
 			}
 			if vec != nil && !sameModel {
 				vec = nil
-				if !x.cfg.LookOnly {
-					r, err := encode(ev, nil)
-					if err != nil {
-						return err
-					}
-					changes = append(changes, change{slices.Clone(k), r})
+				r, err := encode(ev, nil)
+				if err != nil {
+					return err
 				}
+				changes = append(changes, change{slices.Clone(k), r})
 			}
 			x.insert(binary.BigEndian.Uint64(k), ev, vec)
 			return nil
 		})
+		if err != nil || x.cfg.LookOnly {
+			return err
+		}
+		err = meta.Put(modelKey, []byte(x.cfg.Model))
 		for _, c := range changes {
 			if err == nil && c.v == nil {
 				err = b.Delete(c.k)
