@@ -208,7 +208,7 @@ func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, id
 		}
 	}
 	if err := c.run(ctx); err != nil {
-		c.err = nil // the next run binds all of it anew
+		c.renew()
 		return err
 	}
 	d.logits = d.logits[(rows-1)*d.g.vocab:]

@@ -75,6 +75,14 @@ func (c *call) run(ctx context.Context) error {
 	return c.err
 }
 
+// renew lets go of the error of a run: the next one binds all of it anew. A call
+// that never had a binding keeps its error.
+func (c *call) renew() {
+	if c.b != nil {
+		c.err = nil
+	}
+}
+
 func (c *call) close() {
 	if c.b != nil {
 		if err := c.b.Close(); c.err == nil {

@@ -208,7 +208,7 @@ func (d *decoder) bindOne() error {
 	}
 	if c.err != nil {
 		err := c.err
-		c.err = nil
+		c.renew()
 		return err
 	}
 	if d.lookup == nil && d.alone() && !d.g.ids {

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/lookout-video/lookout/internal/ort"
 	"github.com/lookout-video/lookout/llm"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/model"
@@ -126,6 +127,34 @@ func TestStreamsOfEachLayout(t *testing.T) {
 		}
 		if err := s.AppendFrame(t.Context(), tensor.Make[float32](1, m.Width()), media.Timestamp{}); !errors.Is(err, llm.ErrClosed) {
 			t.Errorf("%s: after Close: %v", name, err)
+		}
+	}
+}
+
+// A session that had bound nothing before its model was closed says so, however often.
+func TestSessionOfAClosedModel(t *testing.T) {
+	env := environment(t)
+	for _, name := range []string{"llama-a", "llama-e", "smolvlm-b"} {
+		m, err := Open(unpack(t, "testdata/"+name+".tar.gz").dir, env, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := m.NewSession()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			for _, err := range s.Generate(t.Context(), Request{Question: "Who?", MaxTokens: 4}) {
+				if !errors.Is(err, ort.ErrClosed) {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }
