@@ -233,6 +233,14 @@ func TestFlippedBits(t *testing.T) {
 	}
 }
 
+// A file that is not there would never be done.
+func TestRunUntilDoneWantsItsFiles(t *testing.T) {
+	_, errs, code := run(t, "run", "--until-done", "--listen", "127.0.0.1:0", demoFile(t), "/nowhere/at-all.mp4")
+	if code != 2 || !strings.Contains(errs, "stream2") || !strings.Contains(errs, "/nowhere/at-all.mp4") || strings.Contains(errs, "stream1") {
+		t.Errorf("exit code %d: %s", code, errs)
+	}
+}
+
 // run ends on SIGTERM with all its parts, and serves meanwhile; a stream that
 // cannot be reached does not keep the others.
 func TestRunServesAndEnds(t *testing.T) {

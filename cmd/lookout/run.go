@@ -3,9 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lookout-video/lookout/configs"
 	"github.com/lookout-video/lookout/pipeline/engine"
 	"github.com/lookout-video/lookout/pipeline/server"
 )
@@ -43,6 +46,11 @@ changed and removed on the page or by the API while it runs; that is kept.`,
 			if err := conf.Validate(); err != nil {
 				return usageError{err}
 			}
+			if until {
+				if err := present(conf.Streams); err != nil {
+					return usageError{err}
+				}
+			}
 			log := logger(conf.Log)
 			e, err := engine.Open(conf, log)
 			if err != nil {
@@ -62,4 +70,19 @@ changed and removed on the page or by the API while it runs; that is kept.`,
 	c.Flags().StringVar(&listen, "listen", "", "`address` of the page")
 	c.Flags().BoolVar(&until, "until-done", false, "end when every stream has ended")
 	return c
+}
+
+// present says which file is not there. A service waits for it, as it does for
+// a camera; --until-done would wait for ever.
+func present(streams []configs.Stream) error {
+	var errs []error
+	for _, s := range streams {
+		if strings.Contains(s.URL, "://") || strings.HasPrefix(s.URL, "v4l2:") {
+			continue
+		}
+		if _, err := os.Stat(s.URL); err != nil {
+			errs = append(errs, fmt.Errorf("%s: --until-done would wait for its file for ever: %w", s.Name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
