@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import subprocess
@@ -92,12 +93,13 @@ def dump(path: str, obj: dict) -> None:
         f.write("{" + ",\n".join(parts) + "}\n")
 
 
-def yard_clip(to: str, split: str, n: int, seed: int, duration: float = 6.0) -> None:
+def yard_clip(job: tuple[str, str, int, int], duration: float = 6.0) -> None:
+    to, split, n, seed = job
     r = random.Random(seed * 31 + 3)
     s = make_scene(seed, duration, unseen=split == "unseen", idle=split == "idle", busy=split == "test" and r.random() < 0.25)
     name = f"{split}-{n:04d}." + ("webm" if n % 4 == 3 else "mp4")
     if os.path.exists(os.path.join(to, name.rsplit(".", 1)[0] + ".json")):
-        return
+        return  # an interrupted set goes on
     R = Renderer(s)
     encode(os.path.join(to, name), (R.frame(i / FPS) for i in range(int(duration * FPS))), r.randint(26, 33))
     dump(os.path.join(to, name.rsplit(".", 1)[0] + ".json"), facts(s, name, split, duration, seed))
@@ -225,6 +227,7 @@ def main() -> None:
     ap.add_argument("--to", required=True)
     ap.add_argument("--clips", type=int, default=40, help="test clips; a quarter as many of unseen pairs, a seventh idle ones")
     ap.add_argument("--ood", type=int, default=21)
+    ap.add_argument("--workers", type=int, default=2)
     ap.add_argument("--seed", type=int, default=8_000_021)
     a = ap.parse_args()
     if a.what == "demo":
@@ -235,12 +238,13 @@ def main() -> None:
         return
     os.makedirs(a.to, exist_ok=True)
     if a.what == "set":
-        for i in range(a.clips):
-            yard_clip(a.to, "test", i, SEED0["test"] + i)
-        for i in range(a.clips // 4):
-            yard_clip(a.to, "unseen", i, SEED0["unseen"] + i)
-        for i in range(round(a.clips / 7)):
-            yard_clip(a.to, "idle", i, 7_500_000 + i)
+        jobs = [(a.to, "test", i, SEED0["test"] + i) for i in range(a.clips)]
+        jobs += [(a.to, "unseen", i, SEED0["unseen"] + i) for i in range(a.clips // 4)]
+        jobs += [(a.to, "idle", i, 7_500_000 + i) for i in range(round(a.clips / 7))]
+        with multiprocessing.get_context("spawn").Pool(a.workers) as pool:
+            for i, _ in enumerate(pool.imap_unordered(yard_clip, jobs), 1):
+                if i % 50 == 0 or i == len(jobs):
+                    print(f"{i}/{len(jobs)} clips", flush=True)
     ood(a.to, a.ood)
 
 
