@@ -170,6 +170,9 @@ func (d *demuxer) close() {
 	}
 }
 
+// IsFile tells whether a URL is the path of a file.
+func IsFile(url string) bool { return scheme(url) == "" }
+
 // scheme is what a URL begins with, or "" for the path of a file.
 func scheme(s string) string {
 	if head, _, ok := strings.Cut(s, "://"); ok {

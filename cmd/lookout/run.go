@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/ingest"
 	"github.com/lookout-video/lookout/pipeline/engine"
 	"github.com/lookout-video/lookout/pipeline/server"
 )
@@ -77,7 +77,7 @@ changed and removed on the page or by the API while it runs; that is kept.`,
 func present(streams []configs.Stream) error {
 	var errs []error
 	for _, s := range streams {
-		if strings.Contains(s.URL, "://") || strings.HasPrefix(s.URL, "v4l2:") {
+		if !ingest.IsFile(s.URL) {
 			continue
 		}
 		if _, err := os.Stat(s.URL); err != nil {
