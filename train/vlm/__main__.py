@@ -20,7 +20,7 @@ def main() -> None:
     cache = os.path.join(os.environ.get("LOOKOUT_CACHE", os.path.expanduser("~/.cache/lookout")))
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("stage", choices=["tokenizer", "adopt", "encoder", "untrained", "talk", "finish", "swap"])
-    ap.add_argument("--data", default=os.path.join(cache, "data"), help="folder with train/ and val/ shards")
+    ap.add_argument("--data", default=os.path.join(cache, "data"), help="folder with the shards: encoder/ teaches the encoder, train/ the rest, val/ checks both")
     ap.add_argument("--out", default=os.path.join(cache, "train"), help="checkpoints")
     ap.add_argument("--minutes", type=float, default=60, help="wall-clock for the stage, earlier runs of it counted in")
     ap.add_argument("--lr", type=float, help="encoder, talk: highest learning rate (default 1.5e-3 and 1.8e-3; an adopted bundle goes on well at a fifth of it)")
@@ -34,7 +34,6 @@ def main() -> None:
     torch.set_num_threads(a.threads)
     os.makedirs(a.out, exist_ok=True)
     c = Config()
-    train, val = os.path.join(a.data, "train"), os.path.join(a.data, "val")
     path = os.path.join(a.out, "tokenizer.json")
     if a.stage == "adopt":
         adopt.run(c, a.base, a.data, a.out)
@@ -56,7 +55,7 @@ def main() -> None:
     if a.stage == "talk":
         talk_stage.run(c, tok, a.data, a.out, a.minutes, a.mirror, a.bf16, **rate)
     if a.stage == "encoder":
-        encoder_stage.run(c, tok, train, val, a.out, a.minutes, **rate)
+        encoder_stage.run(c, tok, os.path.join(a.data, "encoder"), os.path.join(a.data, "val"), a.out, a.minutes, **rate)
 
 
 if __name__ == "__main__":
