@@ -19,14 +19,16 @@ from .model import Config, Encoder, EncoderHeads, TextTower
 SHADE = {"day": 1.0, "dusk": 0.72, "night": 0.46}
 NAMED, JITTERED, SCRIBBLED = 0, 1, 2
 # [kinds, colours] pairs that no picture shows. A bicycle is never red here: that must not teach that nothing thin is red, so of a
-# bicycle "red or not?" is not asked. Colours are told apart where they are seen: on other kinds, and in scribbles.
+# bicycle "red or not?" is not asked; nor of what is black "a car or not?". Colours are told apart where they are seen: on other kinds, and
+# in scribbles; kinds in other colours.
 UNASKED = torch.tensor([[(c, k) in HELD_OUT for c in COLORS] for k in KINDS])
 LEAD = 300  # steps in which heads that begin anew learn alone
 
 
-def jitter(pix: np.ndarray, actors: list[dict], r: random.Random) -> np.ndarray:
+def jitter(pix: np.ndarray, color: np.ndarray, actors: list[dict], r: random.Random):
     """Turns the hue by any angle, changes saturation and brightness, at times inverts the greys: a kind is its shape, whatever
-    its paint. No colour is taught of such a picture, and no actor comes out in a colour that is held out for its kind."""
+    its paint. No colour is taught of such a picture, and no actor comes out in a colour that is held out for its kind.
+    -> pixels, the colours that they come nearest to."""
     names = [*RGB, "grey"]
     paint = np.array([*RGB.values(), (128, 128, 128)], np.float32)
     for _ in range(20):
@@ -35,10 +37,10 @@ def jitter(pix: np.ndarray, actors: list[dict], r: random.Random) -> np.ndarray:
         about = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # the grey axis
         m = grey * r.choice([1, 1, -1]) + sat * (np.cos(a) * (np.eye(3) - grey) + np.sin(a) * about)
         turn = lambda x: ((x - 110) @ (gain * m.T).astype(np.float32) + 110).clip(0, 255)
-        looks = [(names[((turn(np.float32(RGB[x["color"]])) - paint) ** 2).sum(1).argmin()], x["kind"]) for x in actors]
-        if not HELD_OUT.intersection(looks):
-            return turn(pix.astype(np.float32)).astype(np.uint8)
-    return pix
+        looks = {c: names[((turn(np.float32(v)) - paint) ** 2).sum(1).argmin()] for c, v in RGB.items()}
+        if not HELD_OUT.intersection((looks[x["color"]], x["kind"]) for x in actors):
+            return turn(pix.astype(np.float32)).astype(np.uint8), np.array([COLOR.get(looks.get(c), 0) for c in COLORS], np.int8)[color]
+    return pix, color
 
 
 def scribble(pix: np.ndarray, color: np.ndarray, shade: float, r: random.Random):
@@ -89,7 +91,8 @@ def sample(data: Shards, n: int, r: random.Random, augment: bool = True):
             parts = [x[:, ::-1] for x in parts]
         how, u = np.full((GRID_H, GRID_W), NAMED), r.random() if augment else 1.0
         if u < 0.4:
-            parts[0], how = jitter(parts[0], line["actors"], r), how + JITTERED
+            parts[0], parts[2] = jitter(parts[0], parts[2], line["actors"], r)
+            how = how + JITTERED
         elif u < 0.65:
             parts[0], parts[2], on = scribble(parts[0], parts[2], SHADE[line["light"]], r)
             how = on * SCRIBBLED
@@ -119,10 +122,10 @@ def losses(enc, heads, text, bank_ids, bank_mask, kinds, colors, batch):
     w = torch.ones(len(KINDS))
     w[0] = 0.25
     sure = (((cover > 0.35) | (cls == 0)) & (made != SCRIBBLED)).float()
-    out["cls"] = (F.cross_entropy(lc.transpose(1, 2), cls, w, reduction="none") * sure).mean()
+    unasked, other = (t & ((cls > 0) & (made != SCRIBBLED))[..., None] for t in (UNASKED[cls], UNASKED.T[color]))  # colours, kinds
+    out["cls"] = (F.cross_entropy(lc.float().masked_fill(other, -1e4).transpose(1, 2), cls, w, reduction="none") * sure).mean()
     fg = ((cls > 0) & (cover > 0.25) & (made != SCRIBBLED)).float()
     named = ((fg > 0) & (made == NAMED) | (made == SCRIBBLED) & (color > 0)).float()
-    unasked = UNASKED[cls] & (made != SCRIBBLED)[..., None]
     out["color"] = (F.cross_entropy(lo.float().masked_fill(unasked, -1e4).transpose(1, 2), color, reduction="none") * named).sum() / named.sum().clamp(min=1)
     out["cover"] = ((lv.float().squeeze(-1) - cover) ** 2 * (made != SCRIBBLED)).mean()
     out["gate_patch"] = 0.3 * F.cross_entropy(lg.transpose(1, 2), gate, torch.tensor([0.3, 1.0, 1.0]))
@@ -132,19 +135,20 @@ def losses(enc, heads, text, bank_ids, bank_mask, kinds, colors, batch):
     for i, (name, l) in enumerate(zip(("light", "weather", "gate", "lamps"), ls)):
         out[name] = 0.3 * (F.cross_entropy(l.float(), scene[:, i], reduction="none") * plain).sum() / plain.sum().clamp(min=1)
     area = torch.zeros(len(pix), len(KINDS)).scatter_add_(1, cls, cover)
-    out["area"] = 0.02 * (((cnt.sum(1) - area)[:, 1:] ** 2).mean(1) * plain).mean()
+    out["area"] = 0.02 * ((((cnt.sum(1) - area) ** 2) * ~other.any(1))[:, 1:].mean(1) * plain).mean()
     # Image and text: which phrases of the bank are true of each patch, and of the picture.
     s, b = text.scale.exp(), text.bias
     match = ((kinds == -1) | (kinds == cls[..., None])) & ((colors == -1) | (colors == color[..., None])) & (cls > 0)[..., None]
     # Of jittered pictures no phrase with a colour is asked; of scribbles only "something red".
     asked = torch.where((made == NAMED)[..., None], True, torch.where((made == JITTERED)[..., None], colors == -1, (kinds == -1) & (color > 0)[..., None]))
     asked &= ~((kinds == -1) & unasked[..., colors.clamp(min=0)])  # "something red"; COLORS[0] is none, which is never held out
+    asked &= ~((colors == -1) & other[..., kinds.clamp(min=0)])  # "a car"; KINDS[0] likewise
     match = torch.where((made == SCRIBBLED)[..., None], (kinds == -1) & (colors == color[..., None]), match)
     keep = (fg > 0) | (made == SCRIBBLED) & (color > 0) | (made != SCRIBBLED) & (torch.rand(fg.shape) < 0.04)
     lp = s * (patch[keep] @ bank.T) + b
     out["patch_text"] = (sigmoid_loss(lp, match[keep].float()) * asked[keep]).sum(-1).mean() * 0.3
-    told = plain[:, None] + (made == JITTERED).all(1).float()[:, None] * (colors == -1)
     seen = (match & (cover > 0.5)[..., None]).any(1)
+    told = (made != SCRIBBLED).all(1)[:, None] & ((asked | (cls == 0)[..., None]).all(1) | seen & ((colors == -1) | plain.bool()[:, None]))
     maybe = match.any(1) & ~seen
     li = s * (img @ bank.T) + b
     out["image_text"] = (sigmoid_loss(li, seen.float()) * (~maybe) * told).sum(-1).mean() * 0.3

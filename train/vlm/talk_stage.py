@@ -31,7 +31,7 @@ ALONE = 0.12  # share of the time without words
 SURE = {"describe_probability": 0.0, "changes_probability": 0.6}  # what a sentence must have to be told
 LEAD = 150  # steps in which heads that begin anew learn alone
 MISHEARD = 0.2  # share of the colours told so far that are changed
-UNASK = 0.9  # share of the colours that are learned without asking for those that no picture shows of the kind (encoder_stage.UNASKED)
+UNASK = 0.9  # share of the colours and kinds that are learned without asking for those that no picture shows together (encoder_stage.UNASKED)
 POINTS = 2  # after this block of the decoder a head asks which visual token is told of
 
 
@@ -245,32 +245,41 @@ class Packer:
 
 
 class Unasked:
-    """Which words are no answer when a colour is learned: those of the pairs that no picture shows. A picture of a bicycle says that it is
-    blue; that it is not red would be learned of every bicycle there is."""
+    """Which words are no answer when a colour or a kind is learned: those of the pairs that no picture shows. A picture of a blue bicycle says
+    that it is blue; that it is not red would be learned of every bicycle there is. One of a black van says that it is a van; that it is no car
+    would be learned of all that is black."""
 
     def __init__(self, tok, vocab: int):
         first = lambda s: tok.encode(s).ids[0]
         self.end, self.coat = first("<|end|>"), first(" coat")
-        self.colors = {first(c) for k in COLORS[1:] for c in (k, " " + k)}
+        self.colors = {first(c): i for i, k in enumerate(COLORS) if i for c in (k, " " + k)}
         self.kind = {self.coat if k == "person" else first(" " + k): i for i, k in enumerate(KINDS) if UNASKED[i].any()}  # by the word behind the colour
-        self.words = torch.zeros(len(KINDS) + 1, vocab, dtype=torch.bool)
+        self.words = torch.zeros(len(KINDS) + 2, len(COLORS), vocab, dtype=torch.bool)  # by kind and colour of what is told of; colour 0: not told so far
         for c, k in HELD_OUT:
-            self.words[KINDS.index(k), [first(c), first(" " + c)]] = True
-            if k == "person" and c[0] in "aeio":
-                self.words[-1, first(" an")] = True  # "in an" says which colour comes
+            i, j = KINDS.index(k), COLORS.index(c)
+            self.words[i, :, [first(c), first(" " + c)]] = True
+            if k == "person":
+                self.words[:-2, j, first(" person")] = True  # it comes before its coat's colour
+                if c[0] in "aeio":
+                    self.words[-1, 0, first(" an")] = True  # "in an" says which colour comes
+            else:
+                self.words[-2, j, first(" " + k)] = True
+        self.words = self.words.flatten(0, 1)
 
     def answer(self, prompt: list[int], answer: list[int]) -> list[int]:
         """For each token of an answer the row of `words`; 0 has none."""
         out = [0] * len(answer)
+        row = lambda kind, color: kind * len(COLORS) + color
         for j, i in enumerate(answer):
             if i not in self.colors:
                 continue
-            if answer[j + 1] == self.end:  # "what colour is the van?"
-                out[j] = next((self.kind[p] for p in reversed(prompt) if p in self.kind), 0)
+            n, c = answer[j + 1], self.colors[i]
+            if n == self.end:  # "what colour is the van?"
+                out[j] = next((row(self.kind[p], 0) for p in reversed(prompt) if p in self.kind), 0)
+            elif n == self.coat:
+                out[j], out[j - 1] = row(self.kind[n], 0), row(len(KINDS) + 1, 0)
             else:
-                out[j] = self.kind.get(answer[j + 1], 0)
-                if answer[j + 1] == self.coat:
-                    out[j - 1] = len(KINDS)
+                out[j], out[j + 1] = row(self.kind.get(n, 0), c), row(len(KINDS), c)
         return out
 
     def rows(self, rows, share: float):
@@ -297,13 +306,13 @@ def dense_loss(heads: Heads, state, visual, d) -> dict:
     n = on.sum().clamp(min=1)
     ce = lambda l, y: F.cross_entropy(l.flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
     w = torch.where(kind > 0, 1.0, 0.25)
-    out["kind"] = (ce(heads.cell["kind"](visual), kind) * w).sum() / w.sum()
+    unasked = lambda t, k: t & (torch.rand(kind.shape) < UNASK)[..., None] & ~F.one_hot(d[k], t.shape[-1]).bool()
+    out["kind"] = (ce(heads.cell["kind"](visual).masked_fill(unasked(UNASKED.T[d["color"]], "kind"), -1e4), kind) * w).sum() / w.sum()
     goes = torch.isin(d["clause"], GOES).float()  # which way somebody looks who stands still is not said, and often not to be seen
     for k in ("color", "clause", "side", "fresh"):
         l = heads.cell[k](visual)
         if k == "color":
-            unasked = UNASKED[kind] & (torch.rand(kind.shape) < UNASK)[..., None]
-            l = l.masked_fill(unasked.scatter(-1, d[k][..., None], False), -1e4)
+            l = l.masked_fill(unasked(UNASKED[kind], k), -1e4)
         out[k] = (ce(l, d[k]) * on).sum() / n * (0.5 if k in ("side", "fresh") else 1.0)
     out["way"] = (ce(heads.cell["way"](visual), d["way"]) * on * goes).sum() / (on * goes).sum().clamp(min=1)
     out["pos"] = 2 * (((heads.pos(visual).sigmoid().squeeze(-1) - d["pos"]) ** 2) * on).sum() / n
@@ -450,13 +459,13 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
             for k, b in enumerate(dec.blocks):
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                     xx = b(xx, pos, mask)
-                if k == POINTS:
+                if k == POINTS and (point >= 0).any():
                     parts["point"] = F.cross_entropy(heads.point(xx[:, plen:]).flatten(0, 1), point.flatten(), ignore_index=-100)
             h = dec.norm(xx[:, plen:])
             on = label >= 0
             ce = unasked.ce(dec.logits(h[on]), label[on], unasked.rows(rows, UNASK)[on])
             parts["words"] = (ce * weight[on]).sum() / weight[on].sum()
-            loss = 0.5 * loss + 3 * parts["words"] + 0.5 * parts["point"]
+            loss = 0.5 * loss + 3 * parts["words"] + 0.5 * parts.get("point", 0)
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
