@@ -249,6 +249,8 @@ class Unasked:
     that it is blue; that it is not red would be learned of every bicycle there is. One of a black van says that it is a van; that it is no car
     would be learned of all that is black."""
 
+    KIND, ARTICLE = len(KINDS), len(KINDS) + 1  # rows of `words` behind those of the kinds: for the word behind a colour, for the one before a coat's
+
     def __init__(self, tok, vocab: int):
         first = lambda s: tok.encode(s).ids[0]
         self.end, self.coat = first("<|end|>"), first(" coat")
@@ -259,11 +261,11 @@ class Unasked:
             i, j = KINDS.index(k), COLORS.index(c)
             self.words[i, :, [first(c), first(" " + c)]] = True
             if k == "person":
-                self.words[:-2, j, first(" person")] = True  # it comes before its coat's colour
+                self.words[: self.KIND, j, first(" person")] = True  # it comes before its coat's colour
                 if c[0] in "aeio":
-                    self.words[-1, 0, first(" an")] = True  # "in an" says which colour comes
+                    self.words[self.ARTICLE, 0, first(" an")] = True  # "in an" says which colour comes
             else:
-                self.words[-2, j, first(" " + k)] = True
+                self.words[self.KIND, j, first(" " + k)] = True
         self.words = self.words.flatten(0, 1)
 
     def answer(self, prompt: list[int], answer: list[int]) -> list[int]:
@@ -277,9 +279,9 @@ class Unasked:
             if n == self.end:  # "what colour is the van?"
                 out[j] = next((row(self.kind[p], 0) for p in reversed(prompt) if p in self.kind), 0)
             elif n == self.coat:
-                out[j], out[j - 1] = row(self.kind[n], 0), row(len(KINDS) + 1, 0)
+                out[j], out[j - 1] = row(self.kind[n], 0), row(self.ARTICLE, 0)
             else:
-                out[j], out[j + 1] = row(self.kind.get(n, 0), c), row(len(KINDS), c)
+                out[j], out[j + 1] = row(self.kind.get(n, 0), c), row(self.KIND, c)
         return out
 
     def rows(self, rows, share: float):
