@@ -214,16 +214,18 @@ func settle(ctx context.Context, s *server.Server, sub *webrtc.Client, conf conf
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for sub.Stats().Events < uint64(sum.Events) {
+	for {
+		st := sub.Stats()
+		sum.DataChannelMessages, sum.Deltas, sum.VideoPackets = st.Events, st.Deltas, st.Packets
+		if st.Events >= uint64(sum.Events) {
+			return nil
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("the loopback subscriber has %d of %d events", sub.Stats().Events, sum.Events)
+			return fmt.Errorf("the loopback subscriber has %d of %d events", st.Events, sum.Events)
 		}
 	}
-	st := sub.Stats()
-	sum.DataChannelMessages, sum.Deltas, sum.VideoPackets = st.Events, st.Deltas, st.Packets
-	return nil
 }
 
 func fill(sum *summary, streams []*pipeline.Stream) {
