@@ -183,7 +183,7 @@ func demo(cmd *cobra.Command, g *global, lasts time.Duration, asJSON bool, redis
 	counted.close()
 	wg.Wait()
 	sum.Events = counted.events
-	if err := settle(ctx, s, sub, conf, &sum); err != nil && cmd.Context().Err() == nil {
+	if err := settle(ctx, s, sub, conf, counted.shared, &sum); err != nil && cmd.Context().Err() == nil {
 		cancel()
 		return errors.Join(err, <-serving)
 	}
@@ -196,8 +196,8 @@ func demo(cmd *cobra.Command, g *global, lasts time.Duration, asJSON bool, redis
 	return sum.print(out, asJSON)
 }
 
-// settle waits until Redis and the data channel have every event.
-func settle(ctx context.Context, s *server.Server, sub *webrtc.Client, conf configs.Config, sum *summary) error {
+// settle waits until Redis has every event, and the data channel the shared ones.
+func settle(ctx context.Context, s *server.Server, sub *webrtc.Client, conf configs.Config, shared int, sum *summary) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := s.Flush(ctx); err != nil {
@@ -217,13 +217,13 @@ func settle(ctx context.Context, s *server.Server, sub *webrtc.Client, conf conf
 	for {
 		st := sub.Stats()
 		sum.DataChannelMessages, sum.Deltas, sum.VideoPackets = st.Events, st.Deltas, st.Packets
-		if st.Events >= uint64(sum.Events) {
+		if st.Events >= uint64(shared) {
 			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("the loopback subscriber has %d of %d events", st.Events, sum.Events)
+			return fmt.Errorf("the loopback subscriber has %d of %d events", st.Events, shared)
 		}
 	}
 }
@@ -261,6 +261,7 @@ type counter struct {
 	silent bool
 	colour bool
 	events int
+	shared int // of them those that every viewer gets: the answer to one viewer's question is that one's alone
 }
 
 func newCounter(bus *event.Bus, out io.Writer, silent bool) *counter {
@@ -277,8 +278,11 @@ func (c *counter) run() {
 		if it.Event == nil {
 			continue
 		}
-		c.events++
 		ev := it.Event
+		c.events++
+		if ev.Data.Viewer == "" {
+			c.shared++
+		}
 		if c.silent || ev.Type == event.TypeLabel || ev.Type == event.TypeDescription && ev.Data.Phase == event.End {
 			continue
 		}
