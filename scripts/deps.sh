@@ -18,6 +18,7 @@ GO_VERSION=1.26.8
 # ONNX Runtime: onnxruntime_go v1.27.0 asks for C API 24, which any library from 1.24 on has. 1.24.4 was measured to be the
 # fastest of them at decoding (86 tokens a second; 1.32.0: 77).
 ORT_VERSION=1.24.4
+ORT_GO=github.com/yalue/onnxruntime_go
 ORT_RELEASES=https://github.com/microsoft/onnxruntime/releases/download/v$ORT_VERSION
 ORT_GPU_SHA256=c5f804ff5d239b436fa59e9f2fb288a39f7eb9552f6a636c8b71e792e91a8808
 ORT_GPU_WHEEL_SHA256=eb0e38f0c1ef3b76ae0081c8e51eed20dd8925aa916f0fc6f9b8b17d05610e99
@@ -103,7 +104,12 @@ if [ "${1:-}" = env ]; then
     printf "export PKG_CONFIG_PATH='%s/lib/pkgconfig'\nexport CGO_LDFLAGS='-O2 -g -Wl,--disable-new-dtags -Wl,-rpath,%s/lib'\n" "$PREFIX" "$PREFIX"
   fi
   have_ort && printf "export LOOKOUT_ONNXRUNTIME='%s/lib/libonnxruntime.so'\n" "$ORT_DIR"
+  # The C API of ONNX Runtime comes with its Go bindings.
   printf 'export CGO_ENABLED=1\n'
+  if have_go; then
+    api=$(cd "$(dirname "$0")/.." && PATH=$path$PATH && go mod download $ORT_GO && go list -m -f '{{.Dir}}' $ORT_GO) || die "cannot download $ORT_GO"
+    printf "export CGO_CFLAGS='-O2 -g -I%s'\n" "$api"
+  fi
   exit
 fi
 mode=${1:-}

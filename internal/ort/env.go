@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/lookout-video/lookout/internal/ort/kernels"
+
 	ortgo "github.com/yalue/onnxruntime_go"
 )
 
@@ -59,6 +61,7 @@ type Env struct {
 	library string
 	cuda    bool
 	gpu     int
+	own     bool          // prepared graphs may use the operators of package kernels
 	gate    chan struct{} // held while taking CPUs, so that runs start in order
 	cpus    chan struct{} // holds one element for each that is taken
 
@@ -128,6 +131,7 @@ func Open(cfg Config) (*Env, error) {
 			cfg.Logger.Info("no CUDA device, running on the CPU", "why", err)
 		}
 	}
+	e.own = !e.cuda && kernels.Supported()
 	process.open = true
 	return e, nil
 }

@@ -103,7 +103,7 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) (*ortgo.D
 	}
 	quick := false
 	if !e.cuda {
-		if quick, err = quicken(tmp); err != nil {
+		if quick, err = quicken(tmp, e.own); err != nil {
 			return fresh, err
 		}
 	}
@@ -244,7 +244,7 @@ func roomFor(dir string, n int64) bool {
 // preparedName is the name of a graph prepared by this library on this kind of
 // machine: layouts chosen for one CPU are wrong for another.
 func preparedName(id, version, device string) string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{"5", id, version, device, cpuID()}, "\n")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{"6", id, version, device, cpuID()}, "\n")))
 	return hex.EncodeToString(sum[:12])
 }
 

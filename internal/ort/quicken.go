@@ -1,6 +1,7 @@
 package ort
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -8,22 +9,114 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+
+	"github.com/lookout-video/lookout/internal/ort/kernels"
 )
 
-// quicken changes a prepared graph so that reading one token costs less, and
-// tells whether it did. The library multiplies a single row as it is where the
+// quicken changes a prepared graph so that reading tokens costs less, and tells
+// whether it did: nodes become those of package kernels, where own says that this
+// machine can run them, and what attention is left to the library loses its scale.
+func quicken(dir string, own bool) (bool, error) {
+	path := filepath.Join(dir, preparedGraph)
+	model, err := os.ReadFile(path)
+	if err != nil {
+		return false, err
+	}
+	ours := 0
+	if own {
+		if model, ours, err = ownNodes(model); err != nil {
+			return false, err
+		}
+	}
+	unscaled, err := scaleTables(model, filepath.Join(dir, preparedWeights))
+	if err != nil || !unscaled && ours == 0 {
+		return false, err
+	}
+	return true, os.WriteFile(path, model, 0o644)
+}
+
+// ownNodes moves nodes that package kernels can run into its domain, and tells
+// how many they are.
+func ownNodes(model []byte) (changed []byte, n int, err error) {
+	inputs, _, _, err := readGraph(model)
+	if err != nil {
+		return nil, 0, err
+	}
+	imported := false
+	err = fields(model, func(num, _ uint64, b []byte) error {
+		if num == 8 && bytes.Contains(b, []byte(kernels.Domain)) { // the library may name all domains that it knows
+			imported = true
+		}
+		if num != 7 {
+			return nil
+		}
+		return fields(b, func(num, _ uint64, b []byte) error {
+			if num != 1 {
+				return nil
+			}
+			node, err := readNode(b)
+			if err == nil && string(node.domain) == libraryDomain && (node.isProduct() || node.isAttention(inputs)) {
+				copy(node.domain, kernels.Domain) // as long as the other
+				n++
+			}
+			return err
+		})
+	})
+	if err != nil || n == 0 || imported {
+		return model, n, err
+	}
+	// One more ModelProto.opset_import: what is repeated may stand anywhere.
+	one := append([]byte{0x0a, byte(len(kernels.Domain))}, kernels.Domain...)
+	one = append(one, 0x10, 1) // version
+	return append(append(model, 0x42, byte(len(one))), one...), n, nil
+}
+
+// libraryDomain is that of the library's operators that are not of ONNX.
+const libraryDomain = "com.microsoft"
+
+// isProduct tells whether n is a product with 4-bit weights that package kernels
+// gives too: the library makes its rows into 8 bits as well, and its zeros are
+// all in the middle.
+func (n operator) isProduct() bool {
+	block := n.ints["block_size"]
+	return n.op == "MatMulNBits" && len(n.inputs) == 3 && n.ints["bits"] == 4 && n.ints["accuracy_level"] == 4 &&
+		block > 0 && block%32 == 0 && n.ints["K"]%block == 0
+}
+
+// isAttention tells whether n is attention as package kernels gives it: rotated,
+// of queries, keys and values in one input, over all places before.
+func (n operator) isAttention(graph []Info) bool {
+	if n.op != "GroupQueryAttention" || len(n.inputs) < 9 || n.inputs[1] != "" || n.inputs[2] != "" || strings.Join(n.inputs[9:], "") != "" || len(n.inputs) > 11 {
+		return false
+	}
+	for name, v := range n.ints {
+		switch name {
+		case "num_heads", "kv_num_heads", "do_rotary":
+		default: // another kind of attention, unless it is switched off
+			if int64(v) > 0 || v == 0 && name == "local_window_size" {
+				return false
+			}
+		}
+	}
+	for name, v := range n.floats {
+		if name != "scale" && float(v) != 0 {
+			return false
+		}
+	}
+	past, err := find(graph, n.inputs[3])
+	return err == nil && n.ints["do_rotary"] == 1 && !n.other && len(graph[past].Shape) == 4 && graph[past].code == codeFloat32 && kernels.Width(graph[past].Shape[3])
+}
+
+// scaleTables takes the scale out of attention and tells whether it could, where
+// weights is the file beside model, which it changes. The library multiplies a single row as it is where the
 // product is not scaled, but packs the whole matrix anew where it is: and
 // GroupQueryAttention scales the product of a query and all keys, by its
 // attribute. Queries and keys are turned by the same two tables before. With the
 // root of the scale in the tables, the attribute can be 1. For one token behind
 // 512 of a SmolLM2-135M attention then takes 106 us a layer in place of 154. The
 // keys in the cache are smaller by the root; nothing but the graph reads them.
-func quicken(dir string) (bool, error) {
-	path := filepath.Join(dir, preparedGraph)
-	model, err := os.ReadFile(path)
-	if err != nil {
-		return false, err
-	}
+func scaleTables(model []byte, weights string) (bool, error) {
 	scale, tables, err := unscale(model)
 	if err != nil || tables == nil {
 		return false, err
@@ -34,11 +127,11 @@ func quicken(dir string) (bool, error) {
 			multiply(t.raw, root)
 			continue
 		}
-		if err := multiplyFile(filepath.Join(dir, preparedWeights), t, root); err != nil {
+		if err := multiplyFile(weights, t, root); err != nil {
 			return false, err
 		}
 	}
-	return true, os.WriteFile(path, model, 0o644)
+	return true, nil
 }
 
 // attention is what the GroupQueryAttention nodes of a graph have in common.
@@ -71,17 +164,17 @@ func unscale(model []byte) (scale float32, tables []table, err error) {
 	fits := true
 	node := func(n operator) {
 		fits = fits && !n.nested
-		if n.op != "GroupQueryAttention" {
+		if n.op != "GroupQueryAttention" || string(n.domain) != libraryDomain {
 			for _, in := range n.inputs {
 				others[in] = true
 			}
 			return
 		}
-		if len(n.inputs) < 9 || !n.turns || n.scale == nil {
+		if len(n.inputs) < 9 || n.ints["do_rotary"] != 1 || n.floats["scale"] == nil {
 			fits = false
 			return
 		}
-		one := attention{scale: float(n.scale), tables: [2]string(n.inputs[7:9])}
+		one := attention{scale: float(n.floats["scale"]), tables: [2]string(n.inputs[7:9])}
 		if past, err := find(inputs, n.inputs[3]); err == nil && len(inputs[past].Shape) == 4 {
 			one.half = inputs[past].Shape[3] / 2
 		}
@@ -89,7 +182,7 @@ func unscale(model []byte) (scale float32, tables []table, err error) {
 			a = &one
 		}
 		fits = fits && one == *a && one.half > 0 && one.scale > 0 && one.scale != 1 && one.tables[0] != one.tables[1]
-		scales = append(scales, n.scale)
+		scales = append(scales, n.floats["scale"])
 	}
 	err = fields(model, func(num, _ uint64, b []byte) error {
 		if num != 7 {
@@ -129,10 +222,12 @@ func unscale(model []byte) (scale float32, tables []table, err error) {
 // operator is a NodeProto.
 type operator struct {
 	op     string
+	domain []byte
 	inputs []string
-	scale  []byte // the attribute's four bytes
-	turns  bool   // queries and keys
-	nested bool   // holds a graph of its own
+	ints   map[string]uint64 // attributes that are whole numbers
+	floats map[string][]byte // attributes that are float32: their bytes
+	other  bool              // has attributes of other types
+	nested bool              // holds a graph of its own
 }
 
 func readNode(b []byte) (n operator, err error) {
@@ -142,36 +237,52 @@ func readNode(b []byte) (n operator, err error) {
 			n.inputs = append(n.inputs, string(b))
 		case 4:
 			n.op = string(b)
-		case 5: // AttributeProto
-			var name string
-			var number []byte
-			var whole uint64
-			err := fields(b, func(num, v uint64, b []byte) error {
-				switch num {
-				case 1:
-					name = string(b)
-				case 2:
-					if len(b) == 4 {
-						number = b
-					}
-				case 3:
-					whole = v
-				case 6, 11:
-					n.nested = true
-				}
-				return nil
-			})
-			switch name {
-			case "scale":
-				n.scale = number
-			case "do_rotary":
-				n.turns = whole == 1
-			}
-			return err
+		case 7:
+			n.domain = b
+		case 5:
+			return n.readAttribute(b)
 		}
 		return nil
 	})
 	return n, err
+}
+
+// readAttribute reads an AttributeProto.
+func (n *operator) readAttribute(b []byte) error {
+	const isFloat, isInt = 1, 2
+	var name string
+	var number []byte
+	var whole, kind uint64
+	err := fields(b, func(num, v uint64, b []byte) error {
+		switch num {
+		case 1:
+			name = string(b)
+		case 2:
+			number = b
+		case 3:
+			whole = v
+		case 6, 11:
+			n.nested = true
+		case 20:
+			kind = v
+		}
+		return nil
+	})
+	switch {
+	case kind == isInt:
+		if n.ints == nil {
+			n.ints = map[string]uint64{}
+		}
+		n.ints[name] = whole
+	case kind == isFloat && len(number) == 4:
+		if n.floats == nil {
+			n.floats = map[string][]byte{}
+		}
+		n.floats[name] = number
+	default:
+		n.other = true
+	}
+	return err
 }
 
 // readTable reads a TensorProto.

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/lookout-video/lookout/internal/ort/kernels"
 )
 
 // attend reads five tokens and then one more, and gives what attention made of
@@ -42,7 +44,7 @@ func attend(t *testing.T, s *Session) []float32 {
 	return all
 }
 
-// What is prepared is changed where it can be, and computes the same: in the
+// Attention that is left to the library is changed where it can be, and computes the same: in the
 // process that prepares it, in the next, and with tables in the graph's file or
 // the other.
 func TestPreparedAttention(t *testing.T) {
@@ -54,6 +56,7 @@ func TestPreparedAttention(t *testing.T) {
 func preparedAttention(t *testing.T, name string, changes bool) {
 	dir := t.TempDir()
 	e := open(t, Config{CacheDir: dir})
+	e.own = false
 	path := filepath.Join("testdata", name)
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -89,8 +92,8 @@ func preparedAttention(t *testing.T, name string, changes bool) {
 				return nil
 			}
 			op, err := readNode(b)
-			if n++; float(op.scale) == 1 != changes {
-				t.Errorf("%s: the scale is %v", name, float(op.scale))
+			if n++; float(op.floats["scale"]) == 1 != changes {
+				t.Errorf("%s: the scale is %v", name, float(op.floats["scale"]))
 			}
 			return err
 		})
@@ -111,4 +114,246 @@ func preparedAttention(t *testing.T, name string, changes bool) {
 			t.Fatalf("%s, in one file: element %d is %v, want %v", name, i, x, want[i])
 		}
 	}
+}
+
+// Products with 4-bit weights give what the library's own give, for any number
+// of rows; those that are left to it are its own.
+func TestPreparedProducts(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, Config{CacheDir: dir, Threads: 2, Alone: true})
+	path := filepath.Join("testdata", "products.onnx")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	load := func(src Source) *Session {
+		s, err := e.NewSession(src, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	multiply := func(s *Session, batch, n int, x []float32) map[string][]float32 {
+		b, err := s.NewBinding()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		bind(t, b, "x", x, batch, n, 256)
+		all := map[string][]float32{}
+		for _, out := range s.Outputs {
+			all[out.Name] = make([]float32, batch*n*40)
+			bind(t, b, out.Name, all[out.Name], batch, n, 40)
+		}
+		if err := b.Step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	library, first, next := load(Source{Data: data}), load(Source{Path: path}), load(Source{Path: path})
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, shape := range [][2]int{{1, 1}, {2, 1}, {1, 3}, {1, 5}, {3, 5}, {1, 130}} {
+		x := make([]float32, shape[0]*shape[1]*256)
+		for i := range x {
+			x[i] = random.Float32()*4 - 2
+		}
+		clear(x[:32]) // a block of zeros has no scale
+		want := multiply(library, shape[0], shape[1], x)
+		for how, s := range map[string]*Session{"preparing": first, "prepared": next} {
+			for name, got := range multiply(s, shape[0], shape[1], x) {
+				near := 1e-6
+				if name == "small" || name == "large" {
+					near = 2e-3 // our scales have 16 bits
+				}
+				for i := range got {
+					if math.Abs(float64(got[i]-want[name][i])) > near {
+						t.Fatalf("%s, %v rows, %s: element %d is %v, of the library %v", how, shape, name, i, got[i], want[name][i])
+					}
+				}
+			}
+		}
+	}
+	paths, _ := kept(t, dir)
+	graph, err := os.ReadFile(filepath.Join(paths[0], preparedGraph))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkOwn(t, data, graph, 2)
+}
+
+// checkOwn looks at what became of a graph in which n nodes can be ours: when it
+// was prepared, and where the library has not named the domain before.
+func checkOwn(t *testing.T, source, prepared []byte, n int) {
+	t.Helper()
+	if !kernels.Supported() {
+		n = 0
+	}
+	named := 0
+	if n > 0 {
+		named = n + 1 // with the import
+	}
+	if have := bytes.Count(prepared, []byte(kernels.Domain)); have != named {
+		t.Errorf("the domain is named %d times, want %d", have, named)
+	}
+	if _, more, err := ownNodes(bytes.Clone(prepared)); err != nil || kernels.Supported() && more != 0 {
+		t.Errorf("%d more nodes could be ours, %v", more, err)
+	}
+	if n == 0 {
+		return
+	}
+	graph, have, err := ownNodes(bytes.Clone(source))
+	if err != nil || have != n || bytes.Count(graph, []byte(kernels.Domain)) != named {
+		t.Fatal(have, err)
+	}
+}
+
+// Attention gives what the library's own does: for prompts and single tokens, a
+// batch of sessions, a cache in one buffer or two, and heads turned in part.
+func TestOwnAttention(t *testing.T) {
+	if !kernels.Supported() {
+		t.Skip("this CPU has no AVX-512 VNNI")
+	}
+	dir := t.TempDir()
+	e := open(t, Config{CacheDir: dir, Threads: 2, Alone: true})
+	for _, name := range []string{"attention.onnx", "attention_partial.onnx"} {
+		path := filepath.Join("testdata", name)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		library, err := e.NewSession(Source{Data: data}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		own, err := e.NewSession(Source{Path: path}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := attend(t, library)
+		for i, x := range attend(t, own) {
+			if math.Abs(float64(x-want[i])) > 1e-5 {
+				t.Fatalf("%s: element %d is %v, of the library %v", name, i, x, want[i])
+			}
+		}
+	}
+	path := filepath.Join("testdata", "attention_long.onnx")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	library, err := e.NewSession(Source{Data: data}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := e.NewSession(Source{Path: path}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		batch, room int
+		steps       []int
+		apart       bool
+	}{
+		"prompts":       {batch: 1, room: 900, steps: []int{300, 1, 1, 5, 130, 1, 17, 200, 1}},
+		"two buffers":   {batch: 1, room: 300, steps: []int{40, 1, 90, 1, 16, 1}, apart: true},
+		"batch":         {batch: 3, room: 200, steps: []int{1, 1, 1, 1}},
+		"many places":   {batch: 1, room: 3000, steps: []int{128, 1, 1}},
+		"the last room": {batch: 1, room: 65, steps: []int{63, 1, 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := newCache(c.batch, c.room, c.apart)
+			got := newCache(c.batch, c.room, c.apart)
+			for step, n := range c.steps {
+				x := make([]float32, c.batch*n*640)
+				for i := range x {
+					x[i] = want.random.Float32()*4 - 2
+				}
+				out := want.attend(t, library, x, n)
+				for i, v := range got.attend(t, own, x, n) {
+					if math.Abs(float64(v-out[i])) > 2e-5 {
+						t.Fatalf("step %d of %d rows: element %d is %v, of the library %v", step, n, i, v, out[i])
+					}
+				}
+			}
+			for _, kv := range []int{0, 1} {
+				for i, v := range got.now[kv] {
+					if math.Abs(float64(v-want.now[kv][i])) > 1e-5 {
+						t.Fatalf("the cache's element %d is %v, of the library %v", i, v, want.now[kv][i])
+					}
+				}
+			}
+		})
+	}
+	paths, _ := kept(t, dir)
+	for _, p := range paths {
+		graph, err := os.ReadFile(filepath.Join(p, preparedGraph))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(graph, []byte("places")) {
+			checkOwn(t, data, graph, 1)
+		}
+	}
+}
+
+// cache is that of attention_long.onnx, for a batch whose sessions have read
+// seven tokens more each than the one before.
+type cache struct {
+	batch, room, used int
+	apart             bool
+	now, next         [2][]float32 // keys and values; next is now unless they are apart
+	cos, sin          []float32
+	random            *rand.Rand
+}
+
+func newCache(batch, room int, apart bool) *cache {
+	c := &cache{batch: batch, room: room, apart: apart, random: rand.New(rand.NewPCG(1, 2))}
+	for i := range c.now {
+		c.now[i] = make([]float32, batch*room*128)
+		for j := range c.now[i] {
+			c.now[i][j] = c.random.Float32() - 0.5 // a batch starts behind something
+		}
+		c.next[i] = c.now[i]
+		if apart {
+			c.next[i] = make([]float32, batch*room*128)
+			clear(c.now[i])
+		}
+	}
+	for p := range room {
+		for i := range 32 {
+			s, co := math.Sincos(float64(p) * math.Pow(1e4, -float64(i)/32))
+			c.cos, c.sin = append(c.cos, float32(co)), append(c.sin, float32(s))
+		}
+	}
+	return c
+}
+
+func (c *cache) attend(t *testing.T, s *Session, x []float32, n int) []float32 {
+	t.Helper()
+	b, err := s.NewBinding()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	c.used += n
+	used := make([]int32, c.batch)
+	for i := range used {
+		used[i] = int32(c.used + 7*i - 1)
+	}
+	out := make([]float32, c.batch*n*384)
+	bind(t, b, "qkv", x, c.batch, n, 640)
+	for i, name := range []string{"key", "value"} {
+		bind(t, b, "past_key_values.0."+name, c.now[i], c.batch, 2, c.room, 64)
+		bind(t, b, "present.0."+name, c.next[i], c.batch, 2, c.room, 64)
+	}
+	bind(t, b, "used", used, c.batch)
+	bind(t, b, "total", []int32{int32(c.room)}, 1)
+	bind(t, b, "cos", c.cos, c.room, 32)
+	bind(t, b, "sin", c.sin, c.room, 32)
+	bind(t, b, "out", out, c.batch, n, 384)
+	if err := b.Step(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.now, c.next = c.next, c.now
+	return out
 }

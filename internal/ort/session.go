@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"unsafe"
+
+	"github.com/lookout-video/lookout/internal/ort/kernels"
 
 	ortgo "github.com/yalue/onnxruntime_go"
 )
@@ -154,6 +157,9 @@ func (e *Env) build(src Source, level ortgo.GraphOptimizationLevel, keep string,
 			set(func() error { return o.AddSessionConfigEntry(c[0], c[1]) })
 		}
 	}
+	if e.own {
+		set(func() error { return kernels.Register(e.library, handle(o)) })
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -178,6 +184,10 @@ func (e *Env) build(src Source, level ortgo.GraphOptimizationLevel, keep string,
 	})
 	return s, err
 }
+
+// handle is the library's own object behind o, whose one field it is: the
+// bindings have no call that makes an operator known.
+func handle(o *ortgo.SessionOptions) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(o)) }
 
 // Name is the model's name, for errors.
 func (s *Session) Name() string { return s.name }

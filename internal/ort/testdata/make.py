@@ -53,3 +53,32 @@ for name, turned in (("attention", 32), ("attention_partial", 16)):
                      [h.make_tensor("cos", T.FLOAT, [32, n], np.cos(angle).tobytes(), raw=True), h.make_tensor("sin", T.FLOAT, [32, n], np.sin(angle).tobytes(), raw=True)])
     save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"),
          os.path.join(here, name + ".onnx"))
+
+# The same for caches of any length, with six heads that share two, 64 wide; the tables are inputs.
+kv = ["batch", 2, "room", 64]
+nodes = [h.make_node("GroupQueryAttention", ["qkv", "", "", "past_key_values.0.key", "past_key_values.0.value", "used", "total", "cos", "sin", "", ""],
+                     ["out", "present.0.key", "present.0.value"], domain="com.microsoft", num_heads=6, kv_num_heads=2, local_window_size=-1, softcap=0.0, do_rotary=1,
+                     rotary_interleaved=0)]
+g = h.make_graph(nodes, "attention_long", [h.make_tensor_value_info(*t) for t in (("qkv", T.FLOAT, ["batch", "n", 640]), ("past_key_values.0.key", T.FLOAT, kv),
+                                                                                  ("past_key_values.0.value", T.FLOAT, kv), ("used", T.INT32, ["batch"]), ("total", T.INT32, [1]),
+                                                                                  ("cos", T.FLOAT, ["places", 32]), ("sin", T.FLOAT, ["places", 32]))],
+                 [h.make_tensor_value_info(*t) for t in (("out", T.FLOAT, ["batch", "n", 384]), ("present.0.key", T.FLOAT, kv), ("present.0.value", T.FLOAT, kv))])
+save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"),
+     os.path.join(here, "attention_long.onnx"))
+
+# Products with 4-bit weights in blocks of 32 and 128, of 40 columns (no multiple of 16); and three that package kernels leaves to the library: those whose
+# rows stay in 32 bits, whose zeros are their own, and whose weights have 8 bits.
+rng = np.random.default_rng(1)
+nodes, init = [], []
+for name, bits, block, attributes, zeros in (("small", 4, 32, {"accuracy_level": 4}, False), ("large", 4, 128, {"accuracy_level": 4}, False), ("exact", 4, 32, {}, False),
+                                             ("zeros", 4, 32, {"accuracy_level": 4}, True), ("wide", 8, 32, {"accuracy_level": 4}, False)):
+    k, n = 256, 40
+    inputs = ["x", name + "_w", name + "_s"] + ([name + "_z"] if zeros else [])
+    nodes.append(h.make_node("MatMulNBits", inputs, [name], domain="com.microsoft", K=k, N=n, bits=bits, block_size=block, **attributes))
+    for suffix, kind, a in (("_w", T.UINT8, rng.integers(0, 256, (n, k // block, block * bits // 8), np.uint8)), ("_s", T.FLOAT, rng.normal(0, 0.01, (n, k // block)).astype(np.float32)),
+                            ("_z", T.UINT8, rng.integers(0, 256, (n, k // block // 2), np.uint8))):
+        if name + suffix in inputs:
+            init.append(h.make_tensor(name + suffix, kind, a.shape, a.tobytes(), raw=True))
+g = h.make_graph(nodes, "products", [h.make_tensor_value_info("x", T.FLOAT, ["batch", "n", 256])],
+                 [h.make_tensor_value_info(node.output[0], T.FLOAT, ["batch", "n", 40]) for node in nodes], init)
+save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "products.onnx"))

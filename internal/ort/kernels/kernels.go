@@ -1,0 +1,57 @@
+// Package kernels has operators of ONNX Runtime that read a token, and prompts,
+// in less time than the library's own do, on CPUs with AVX-512 VNNI.
+//
+// MatMulNBits multiplies rows by 4-bit weights. The library unpacks a weight for
+// one column at a time and adds up across registers; here a register holds 16
+// columns, the weights lie in memory in the order in which they are read, and
+// nothing is added up across. Rows are made into 8 bits in the blocks of the
+// weights, as the library does where its operator's accuracy_level is 4.
+//
+// GroupQueryAttention goes through keys and values once, where they lie, with the
+// softmax of what it has seen so far (Milakov and Gimelshein, arXiv:1805.02867),
+// for all heads that share them; a long cache is shared among threads by places,
+// where the library shares out heads, of which small models have few.
+package kernels
+
+/*
+#cgo LDFLAGS: -lm -ldl -lpthread
+
+#include <stdlib.h>
+
+#include "matmul.h"
+#include "operators.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"unsafe"
+)
+
+// Domain is that of the operators. It is as long as com.microsoft, that of the
+// library's, whose names they have.
+const Domain = "lookout.video"
+
+// Supported tells whether this CPU has the instructions.
+func Supported() bool { return C.lookout_kernels_supported() != 0 }
+
+// Width tells whether attention is to be had for heads this wide.
+func Width(n int) bool {
+	switch n {
+	case 16, 32, 64, 96, 128:
+		return true
+	}
+	return false
+}
+
+// Register makes the operators known to the sessions made with options, an
+// OrtSessionOptions. ONNX Runtime must have been loaded from library. Calls must
+// not overlap.
+func Register(library string, options unsafe.Pointer) error {
+	path := C.CString(library)
+	defer C.free(unsafe.Pointer(path))
+	if failed := C.lookout_kernels_register(path, options); failed != nil {
+		return errors.New(C.GoString(failed))
+	}
+	return nil
+}

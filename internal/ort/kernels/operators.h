@@ -1,0 +1,12 @@
+// See package kernels.
+#ifndef LOOKOUT_OPERATORS_H
+#define LOOKOUT_OPERATORS_H
+
+#include <onnxruntime_c_api.h>
+
+// lookout_kernels_register makes the operators known to a session with these options
+// (an OrtSessionOptions). library is the path by which ONNX Runtime was loaded.
+// It gives NULL, or what is wrong. Calls must not overlap.
+const char *lookout_kernels_register(const char *library, void *options);
+
+#endif
