@@ -43,6 +43,10 @@ func ownNodes(model []byte) (changed []byte, n int, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
+	kinds, err := tensorKinds(model)
+	if err != nil {
+		return nil, 0, err
+	}
 	imported := false
 	err = fields(model, func(num, _ uint64, b []byte) error {
 		if num == 8 && bytes.Contains(b, []byte(kernels.Domain)) { // the library may name all domains that it knows
@@ -56,7 +60,7 @@ func ownNodes(model []byte) (changed []byte, n int, err error) {
 				return nil
 			}
 			node, err := readNode(b)
-			if err == nil && string(node.domain) == libraryDomain && (node.isProduct() || node.isAttention(inputs)) {
+			if err == nil && string(node.domain) == libraryDomain && (node.isProduct(kinds) || node.isAttention(inputs) || node.isElementwise(kinds)) {
 				copy(node.domain, kernels.Domain) // as long as the other
 				n++
 			}
@@ -78,10 +82,55 @@ const libraryDomain = "com.microsoft"
 // isProduct tells whether n is a product with 4-bit weights that package kernels
 // gives too: the library makes its rows into 8 bits as well, and its zeros are
 // all in the middle.
-func (n operator) isProduct() bool {
+func (n operator) isProduct(kinds map[string]uint64) bool {
 	block := n.ints["block_size"]
 	return n.op == "MatMulNBits" && len(n.inputs) == 3 && n.ints["bits"] == 4 && n.ints["accuracy_level"] == 4 &&
-		block > 0 && block%32 == 0 && n.ints["K"]%block == 0
+		block > 0 && block%32 == 0 && n.ints["K"]%block == 0 && kinds[n.inputs[2]] == codeFloat32
+}
+
+// isElementwise tells whether n is one of the operators between the products, in
+// float32.
+func (n operator) isElementwise(kinds map[string]uint64) bool {
+	switch n.op {
+	case "SkipSimplifiedLayerNormalization":
+		return len(n.inputs) == 3 && n.floats["epsilon"] != nil && kinds[n.inputs[2]] == codeFloat32
+	case "QuickGelu": // its own type is not written down
+		for _, kind := range kinds {
+			if kind == codeFloat16 || kind == codeBFloat16 {
+				return false
+			}
+		}
+		return n.floats["alpha"] != nil
+	}
+	return false
+}
+
+// tensorKinds gives the element types of a graph's weights.
+func tensorKinds(model []byte) (map[string]uint64, error) {
+	kinds := map[string]uint64{}
+	return kinds, fields(model, func(num, _ uint64, b []byte) error {
+		if num != 7 {
+			return nil
+		}
+		return fields(b, func(num, _ uint64, b []byte) error {
+			if num != 5 {
+				return nil
+			}
+			var name string
+			var kind uint64
+			err := fields(b, func(num, v uint64, b []byte) error {
+				switch num {
+				case 2:
+					kind = v
+				case 8:
+					name = string(b)
+				}
+				return nil
+			})
+			kinds[name] = kind
+			return err
+		})
+	})
 }
 
 // isAttention tells whether n is attention as package kernels gives it: rotated,

@@ -116,69 +116,84 @@ func preparedAttention(t *testing.T, name string, changes bool) {
 	}
 }
 
-// Products with 4-bit weights give what the library's own give, for any number
-// of rows; those that are left to it are its own.
+// Products with 4-bit weights, and what stands between them, give what the
+// library's own give, for any number of rows; what is left to it is its own.
 func TestPreparedProducts(t *testing.T) {
-	dir := t.TempDir()
-	e := open(t, Config{CacheDir: dir, Threads: 2, Alone: true})
-	path := filepath.Join("testdata", "products.onnx")
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	load := func(src Source) *Session {
-		s, err := e.NewSession(src, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	multiply := func(s *Session, batch, n int, x []float32) map[string][]float32 {
-		b, err := s.NewBinding()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer b.Close()
-		bind(t, b, "x", x, batch, n, 256)
-		all := map[string][]float32{}
-		for _, out := range s.Outputs {
-			all[out.Name] = make([]float32, batch*n*40)
-			bind(t, b, out.Name, all[out.Name], batch, n, 40)
-		}
-		if err := b.Step(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		return all
-	}
-	library, first, next := load(Source{Data: data}), load(Source{Path: path}), load(Source{Path: path})
-	random := rand.New(rand.NewPCG(1, 2))
-	for _, shape := range [][2]int{{1, 1}, {2, 1}, {1, 3}, {1, 5}, {3, 5}, {1, 130}} {
-		x := make([]float32, shape[0]*shape[1]*256)
-		for i := range x {
-			x[i] = random.Float32()*4 - 2
-		}
-		clear(x[:32]) // a block of zeros has no scale
-		want := multiply(library, shape[0], shape[1], x)
-		for how, s := range map[string]*Session{"preparing": first, "prepared": next} {
-			for name, got := range multiply(s, shape[0], shape[1], x) {
-				near := 1e-6
-				if name == "small" || name == "large" {
-					near = 2e-3 // our scales have 16 bits
+	for _, c := range []struct {
+		name    string
+		ours    int
+		inputs  []string
+		in, out int
+		spread  float32
+		near    map[string]float64
+	}{
+		{name: "products", ours: 2, inputs: []string{"x"}, in: 256, out: 40, spread: 4, near: map[string]float64{"small": 2e-3, "large": 2e-3}}, // our scales have 16 bits
+		{name: "between", ours: 4, inputs: []string{"x", "skip"}, in: 200, out: 200, spread: 40, near: map[string]float64{"normed": 2e-6, "again": 2e-6, "gated": 1e-5, "other": 1e-5}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			e := open(t, Config{CacheDir: dir, Threads: 2, Alone: true})
+			path := filepath.Join("testdata", c.name+".onnx")
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			load := func(src Source) *Session {
+				s, err := e.NewSession(src, Options{})
+				if err != nil {
+					t.Fatal(err)
 				}
-				for i := range got {
-					if math.Abs(float64(got[i]-want[name][i])) > near {
-						t.Fatalf("%s, %v rows, %s: element %d is %v, of the library %v", how, shape, name, i, got[i], want[name][i])
+				return s
+			}
+			run := func(s *Session, batch, n int, x [][]float32) map[string][]float32 {
+				b, err := s.NewBinding()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer b.Close()
+				for i, name := range c.inputs {
+					bind(t, b, name, x[i], batch, n, c.in)
+				}
+				all := map[string][]float32{}
+				for _, out := range s.Outputs {
+					all[out.Name] = make([]float32, batch*n*c.out)
+					bind(t, b, out.Name, all[out.Name], batch, n, c.out)
+				}
+				if err := b.Step(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				return all
+			}
+			library, first, next := load(Source{Data: data}), load(Source{Path: path}), load(Source{Path: path})
+			random := rand.New(rand.NewPCG(1, 2))
+			for _, shape := range [][2]int{{1, 1}, {2, 1}, {1, 3}, {1, 5}, {3, 5}, {1, 130}} {
+				x := make([][]float32, len(c.inputs))
+				for k := range x {
+					x[k] = make([]float32, shape[0]*shape[1]*c.in)
+					for i := range x[k] {
+						x[k][i] = (random.Float32() - 0.5) * c.spread
+					}
+					clear(x[k][:32]) // a block of zeros has no scale
+				}
+				want := run(library, shape[0], shape[1], x)
+				for how, s := range map[string]*Session{"preparing": first, "prepared": next} {
+					for name, got := range run(s, shape[0], shape[1], x) {
+						for i := range got {
+							if math.Abs(float64(got[i]-want[name][i])) > max(c.near[name], 1e-6) {
+								t.Fatalf("%s, %v rows, %s: element %d is %v, of the library %v", how, shape, name, i, got[i], want[name][i])
+							}
+						}
 					}
 				}
 			}
-		}
+			paths, _ := kept(t, dir)
+			graph, err := os.ReadFile(filepath.Join(paths[0], preparedGraph))
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkOwn(t, data, graph, c.ours)
+		})
 	}
-	paths, _ := kept(t, dir)
-	graph, err := os.ReadFile(filepath.Join(paths[0], preparedGraph))
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkOwn(t, data, graph, 2)
 }
 
 // checkOwn looks at what became of a graph in which n nodes can be ours: when it

@@ -5,16 +5,11 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
-#define INLINE static inline __attribute__((always_inline)) AVX512
+#include "simd.h"
 
 enum {
-	lanes = 16,
 	tile = 8,    // rows that go through the keys together
 	chunk = 64,  // keys whose scores are held at a time
-	ahead = 2048, // bytes to fetch before they are read
 	split = 128, // keys of a piece, where there are few rows
 	most = 16,   // pieces that a row's keys are split into
 };
@@ -65,28 +60,10 @@ INLINE __m512 across(__m512 *t) {
 	return _mm512_add_ps(_mm512_shuffle_f32x4(t[0], t[1], 0x88), _mm512_shuffle_f32x4(t[0], t[1], 0xdd));
 }
 
-// power is e^x for x <= 0, to 2 units in the last place: 2^n times a polynomial
-// (Cephes, expf).
-INLINE __m512 power(__m512 x) {
-	x = _mm512_max_ps(x, _mm512_set1_ps(-87));
-	__m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-	x = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-	x = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), x);
-	__m512 p = _mm512_set1_ps(1.9875691500e-4f);
-	p = _mm512_fmadd_ps(p, x, _mm512_set1_ps(1.3981999507e-3f));
-	p = _mm512_fmadd_ps(p, x, _mm512_set1_ps(8.3334519073e-3f));
-	p = _mm512_fmadd_ps(p, x, _mm512_set1_ps(4.1665795894e-2f));
-	p = _mm512_fmadd_ps(p, x, _mm512_set1_ps(1.6666665459e-1f));
-	p = _mm512_fmadd_ps(p, x, _mm512_set1_ps(5.0000001201e-1f));
-	p = _mm512_fmadd_ps(p, _mm512_mul_ps(x, x), _mm512_add_ps(x, _mm512_set1_ps(1)));
-	return _mm512_scalef_ps(p, n);
-}
-
 // score gives what a query has with 16 keys, d registers wide.
 INLINE __m512 score(const float *query, const float *keys, const int d) {
 	__m512 t[lanes];
 	for (int j = 0; j < lanes; j++) {
-		for (int i = 0; i < d; i++) _mm_prefetch((const char *)(keys + ((size_t)j * d + i) * lanes) + ahead, _MM_HINT_T0);
 		t[j] = _mm512_mul_ps(_mm512_loadu_ps(query), _mm512_loadu_ps(keys + (size_t)j * d * lanes));
 		for (int i = 1; i < d; i++) t[j] = _mm512_fmadd_ps(_mm512_loadu_ps(query + i * lanes), _mm512_loadu_ps(keys + ((size_t)j * d + i) * lanes), t[j]);
 	}
@@ -100,7 +77,6 @@ INLINE void weigh(float *const *sums, const float (*weights)[chunk], const float
 		for (int i = 0; i < d; i++) acc[k][i] = _mm512_loadu_ps(sums[k] + i * lanes);
 	for (int j = 0; j < n; j++, values += d * lanes)
 		for (int i = 0; i < d; i++) {
-			_mm_prefetch((const char *)(values + i * lanes) + ahead, _MM_HINT_T0);
 			__m512 v = _mm512_loadu_ps(values + i * lanes);
 			for (int k = 0; k < r; k++) acc[k][i] = _mm512_fmadd_ps(v, _mm512_set1_ps(weights[k][j]), acc[k][i]);
 		}
@@ -149,14 +125,14 @@ INLINE void attend(const attention *a, int piece, const int d) {
 					const float *from = b == here / lanes ? padded : keys + (size_t)(k + b * lanes) * w;
 					scores[b] = score(query, from, d);
 					int left = visible - b * lanes;
-					if (left < lanes) scores[b] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), (__mmask16)((1u << left) - 1), scores[b]);
+					if (left < lanes) scores[b] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), first_lanes(left), scores[b]);
 					most = _mm512_max_ps(most, scores[b]);
 				}
 				float largest = fmaxf(of[0], _mm512_reduce_max_ps(most));
 				__m512 total = _mm512_setzero_ps();
 				for (int b = 0; b < blocks; b++) {
 					int left = visible - b * lanes;
-					__mmask16 there = left < lanes ? (__mmask16)((1u << left) - 1) : 0xffff;
+					__mmask16 there = first_lanes(left);
 					__m512 e = _mm512_maskz_mov_ps(there, power(_mm512_sub_ps(scores[b], _mm512_set1_ps(largest))));
 					_mm512_storeu_ps(weights[r] + b * lanes, e);
 					total = _mm512_add_ps(total, e);

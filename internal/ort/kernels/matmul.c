@@ -12,10 +12,7 @@ enum {
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c")))
-#define INLINE static inline __attribute__((always_inline)) AVX512
+#include "simd.h"
 
 int lookout_kernels_supported(void) {
 	__builtin_cpu_init();
@@ -106,8 +103,7 @@ INLINE void product(const matrix *m, const quantised *a, int panel, size_t row, 
 			sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), by, sums[r]);
 		}
 	}
-	int left = m->n - panel * columns;
-	__mmask16 there = left >= columns ? 0xffff : (__mmask16)((1u << left) - 1);
+	__mmask16 there = first_lanes(m->n - panel * columns);
 	for (int r = 0; r < n; r++) _mm512_mask_storeu_ps(y + (row + r) * m->n + panel * columns, there, sums[r]);
 }
 

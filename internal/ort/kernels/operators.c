@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "matmul.h"
+#include "rows.h"
 
 // The nodes keep the library's names for the operators and have a domain of our own.
 #define DOMAIN "lookout.video"
@@ -241,11 +242,104 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 	return NULL;
 }
 
+// --- SkipSimplifiedLayerNormalization and QuickGelu --------------------------------------------------------------------------
+
+typedef struct {
+	const OrtApi *api;
+	float number; // the attribute: epsilon, or alpha
+} elementwise;
+
+static OrtStatus *create_elementwise(const OrtApi *api, const OrtKernelInfo *info, const char *attribute, void **out) {
+	elementwise *made = malloc(sizeof *made);
+	if (!made) return api->CreateStatus(ORT_FAIL, "no memory");
+	made->api = api;
+	OrtStatus *failed = api->KernelInfoGetAttribute_float(info, attribute, &made->number);
+	if (failed)
+		free(made);
+	else
+		*out = made;
+	return failed;
+}
+
+static OrtStatus *create_norm(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	(void)op;
+	return create_elementwise(api, info, "epsilon", out);
+}
+
+static OrtStatus *create_gelu(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	(void)op;
+	return create_elementwise(api, info, "alpha", out);
+}
+
+// numbers are the rows of a run, which threads share.
+typedef struct {
+	float number;
+	const float *x, *skip, *gamma;
+	float *y, *sum;
+	size_t width;
+} numbers;
+
+static void norm(void *of, size_t row) {
+	const numbers *r = of;
+	size_t at = row * r->width;
+	lookout_norm(r->x + at, r->skip + at, r->gamma, r->number, r->width, r->sum ? r->sum + at : NULL, r->y + at);
+}
+
+static void gelu(void *of, size_t row) {
+	const numbers *r = of;
+	lookout_gelu(r->x + row * r->width, r->number, r->width, r->y + row * r->width);
+}
+
+static OrtStatus *compute_norm(void *of, OrtKernelContext *context) {
+	const elementwise *k = of;
+	const OrtApi *api = k->api;
+	const void *data[3];
+	int64_t shape[3][axes];
+	size_t n[3];
+	for (int i = 0; i < 3; i++) {
+		const OrtValue *v;
+		TRY(api->KernelContext_GetInput(context, i, &v));
+		TRY(shape_of(api, v, shape[i], &n[i]));
+		TRY(api->GetTensorData(v, &data[i]));
+	}
+	size_t all = count(shape[0], n[0]), width = n[0] ? shape[0][n[0] - 1] : 0;
+	if (width == 0 || count(shape[1], n[1]) != all || count(shape[2], n[2]) != width)
+		return api->CreateStatus(ORT_INVALID_ARGUMENT, "SkipSimplifiedLayerNormalization: the inputs' sizes do not fit");
+	numbers r = {.number = k->number, .x = data[0], .skip = data[1], .gamma = data[2], .width = width};
+	OrtValue *out;
+	TRY(api->KernelContext_GetOutput(context, 0, shape[0], n[0], &out));
+	TRY(api->GetTensorMutableData(out, (void **)&r.y));
+	size_t outputs;
+	TRY(api->KernelContext_GetOutputCount(context, &outputs));
+	if (outputs > 3) {
+		TRY(api->KernelContext_GetOutput(context, 3, shape[0], n[0], &out));
+		if (out) TRY(api->GetTensorMutableData(out, (void **)&r.sum));
+	}
+	return each(api, context, norm, all / width, all > 1 << 14, &r);
+}
+
+static OrtStatus *compute_gelu(void *of, OrtKernelContext *context) {
+	const elementwise *k = of;
+	const OrtApi *api = k->api;
+	const OrtValue *in;
+	OrtValue *out;
+	int64_t shape[axes];
+	size_t n;
+	const void *x;
+	TRY(api->KernelContext_GetInput(context, 0, &in));
+	TRY(shape_of(api, in, shape, &n));
+	TRY(api->GetTensorData(in, &x));
+	numbers r = {.number = k->number, .x = x, .width = n ? shape[n - 1] : 1};
+	TRY(api->KernelContext_GetOutput(context, 0, shape, n, &out));
+	TRY(api->GetTensorMutableData(out, (void **)&r.y));
+	size_t all = count(shape, n);
+	return all ? each(api, context, gelu, all / r.width, all > 1 << 14, &r) : NULL;
+}
+
 // --- what the library asks of an operator ----------------------------------------------------------------------------------
 
 static const char *product_name(const OrtCustomOp *op) { return (void)op, "MatMulNBits"; }
 static size_t product_inputs(const OrtCustomOp *op) { return (void)op, 3; }
-static size_t product_outputs(const OrtCustomOp *op) { return (void)op, 1; }
 static ONNXTensorElementDataType product_input(const OrtCustomOp *op, size_t i) {
 	return (void)op, i == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
@@ -259,20 +353,31 @@ static ONNXTensorElementDataType attention_input(const OrtCustomOp *op, size_t i
 }
 static OrtCustomOpInputOutputCharacteristic packed(const OrtCustomOp *op, size_t i) { return (void)op, i == 1 || i == 2 || i > 8 ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED; }
 
+static const char *norm_name(const OrtCustomOp *op) { return (void)op, "SkipSimplifiedLayerNormalization"; }
+static size_t norm_inputs(const OrtCustomOp *op) { return (void)op, 3; }
+static size_t norm_outputs(const OrtCustomOp *op) { return (void)op, 4; }
+static OrtCustomOpInputOutputCharacteristic first(const OrtCustomOp *op, size_t i) { return (void)op, i ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED; }
+
+static const char *gelu_name(const OrtCustomOp *op) { return (void)op, "QuickGelu"; }
+static size_t one(const OrtCustomOp *op) { return (void)op, 1; }
+static ONNXTensorElementDataType floats(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
+
 static const char *provider(const OrtCustomOp *op) { return (void)op, "CPUExecutionProvider"; }
-static ONNXTensorElementDataType output(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 static OrtMemType memory(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, OrtMemTypeDefault; }
 static int version(const OrtCustomOp *op) { return (void)op, 1; }
 
 #define SAME \
-	.version = API_VERSION, .GetExecutionProviderType = provider, .GetInputMemoryType = memory, .GetOutputType = output, .GetOutputCharacteristic = required, \
-	.GetStartVersion = version, .GetEndVersion = version
+	.version = API_VERSION, .GetExecutionProviderType = provider, .GetInputMemoryType = memory, .GetOutputType = floats, .GetStartVersion = version, .GetEndVersion = version
 
 static OrtCustomOp operators[] = {
 	{SAME, .GetName = product_name, .GetInputTypeCount = product_inputs, .GetInputType = product_input, .GetInputCharacteristic = required,
-		.GetOutputTypeCount = product_outputs, .CreateKernelV2 = create_product, .KernelComputeV2 = compute_product, .KernelDestroy = destroy_product},
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_product, .KernelComputeV2 = compute_product, .KernelDestroy = destroy_product},
 	{SAME, .GetName = attention_name, .GetInputTypeCount = attention_inputs, .GetInputType = attention_input, .GetInputCharacteristic = packed,
-		.GetOutputTypeCount = attention_outputs, .CreateKernelV2 = create_attention, .KernelComputeV2 = compute_attention, .KernelDestroy = free},
+		.GetOutputTypeCount = attention_outputs, .GetOutputCharacteristic = required, .CreateKernelV2 = create_attention, .KernelComputeV2 = compute_attention, .KernelDestroy = free},
+	{SAME, .GetName = norm_name, .GetInputTypeCount = norm_inputs, .GetInputType = floats, .GetInputCharacteristic = required,
+		.GetOutputTypeCount = norm_outputs, .GetOutputCharacteristic = first, .CreateKernelV2 = create_norm, .KernelComputeV2 = compute_norm, .KernelDestroy = free},
+	{SAME, .GetName = gelu_name, .GetInputTypeCount = one, .GetInputType = floats, .GetInputCharacteristic = required,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_gelu, .KernelComputeV2 = compute_gelu, .KernelDestroy = free},
 };
 
 static const OrtApi *api;

@@ -82,3 +82,12 @@ for name, bits, block, attributes, zeros in (("small", 4, 32, {"accuracy_level":
 g = h.make_graph(nodes, "products", [h.make_tensor_value_info("x", T.FLOAT, ["batch", "n", 256])],
                  [h.make_tensor_value_info(node.output[0], T.FLOAT, ["batch", "n", 40]) for node in nodes], init)
 save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "products.onnx"))
+
+# What stands between the products: with the sum given out and without; 200 wide, no multiple of 16.
+nodes = [h.make_node("SkipSimplifiedLayerNormalization", ["x", "skip", "gamma"], ["normed", "", "", "sum"], domain="com.microsoft", epsilon=1e-5),
+         h.make_node("SkipSimplifiedLayerNormalization", ["sum", "skip", "gamma"], ["again"], domain="com.microsoft", epsilon=1e-5),
+         h.make_node("QuickGelu", ["x"], ["gated"], domain="com.microsoft", alpha=1.0), h.make_node("QuickGelu", ["skip"], ["other"], domain="com.microsoft", alpha=1.702)]
+g = h.make_graph(nodes, "between", [h.make_tensor_value_info(n, T.FLOAT, ["batch", "n", 200]) for n in ("x", "skip")],
+                 [h.make_tensor_value_info(n, T.FLOAT, ["batch", "n", 200]) for n in ("normed", "sum", "again", "gated", "other")],
+                 [h.make_tensor("gamma", T.FLOAT, [200], rng.normal(1, 0.1, 200).astype(np.float32).tobytes(), raw=True)])
+save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "between.onnx"))

@@ -1,0 +1,14 @@
+// See package kernels.
+#ifndef LOOKOUT_ROWS_H
+#define LOOKOUT_ROWS_H
+
+#include <stddef.h>
+
+// lookout_norm adds skip to x, n numbers long, leaves that in sum unless it is NULL, and
+// divides it by its root mean square, times gamma, in y.
+void lookout_norm(const float *x, const float *skip, const float *gamma, float epsilon, size_t n, float *sum, float *y);
+
+// lookout_gelu gives x / (1 + e^(-alpha x)) of each of n numbers.
+void lookout_gelu(const float *x, float alpha, size_t n, float *y);
+
+#endif
