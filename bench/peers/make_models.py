@@ -73,13 +73,15 @@ def genai(path: str):
 
 
 def weights_read(path: str) -> int:
-    """Bytes of weights that each decoded token reads: all but tables of which it takes one row."""
+    """Bytes of weights that each decoded token reads: all but tables of which it takes one row. Scales count as the 16 bits that Lookout's own
+    kernels keep of them: where the library's run instead, it is more."""
     import onnx
     g = onnx.load(path).graph
     rows = {i for n in g.node if n.op_type in ("Gather", "GatherBlockQuantized") for i in n.input}
     rows -= {i for n in g.node if n.op_type in ("MatMul", "MatMulNBits") for i in n.input}
     rows |= {i for n in g.node if n.op_type == "GroupQueryAttention" for i in n.input[7:9]}  # the tables of the rotation
-    return sum(len(t.raw_data) for t in g.initializer if t.name not in rows)
+    scales = {n.input[2] for n in g.node if n.op_type == "MatMulNBits"}
+    return sum(len(t.raw_data) // (2 if t.name in scales else 1) for t in g.initializer if t.name not in rows)
 
 
 def gguf(path: str):
