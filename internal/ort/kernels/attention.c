@@ -3,6 +3,13 @@
 #include <math.h>
 #include <string.h>
 
+int lookout_attention_width(int64_t width) {
+	switch (width) { // those that lookout_attention_attend knows
+	case 16: case 32: case 64: case 96: case lookout_attention_widest: return 1;
+	}
+	return 0;
+}
+
 #if defined(__x86_64__)
 
 #include "simd.h"

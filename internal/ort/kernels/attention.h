@@ -8,7 +8,7 @@
 // attention is what a run of rows attends to. Heads of queries share those of
 // keys in equal groups; row s stands at place past+s and sees the places up to it.
 typedef struct {
-	int rows, heads, shared, width; // shared: heads of keys and values; width: of a head: 16, 32, 64, 96 or 128
+	int rows, heads, shared, width; // shared: heads of keys and values; width: of a head
 	int past, room;                 // places before the rows; places there are
 	int turned;                     // columns of the tables: half of what is rotated of a head
 	float scale;
@@ -22,6 +22,9 @@ typedef struct {
 } attention;
 
 enum { lookout_attention_widest = 128 };
+
+// lookout_attention_width tells whether heads may be this wide.
+int lookout_attention_width(int64_t width);
 
 // lookout_attention_plan splits the work into tiles of rows and parts of their
 // keys, and gives how many floats partial and queries need together.

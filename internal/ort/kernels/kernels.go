@@ -18,6 +18,7 @@ package kernels
 
 #include <stdlib.h>
 
+#include "attention.h"
 #include "matmul.h"
 #include "operators.h"
 */
@@ -36,13 +37,7 @@ const Domain = "lookout.video"
 func Supported() bool { return C.lookout_kernels_supported() != 0 }
 
 // Width tells whether attention is to be had for heads this wide.
-func Width(n int) bool {
-	switch n {
-	case 16, 32, 64, 96, 128:
-		return true
-	}
-	return false
-}
+func Width(n int) bool { return C.lookout_attention_width(C.int64_t(n)) != 0 }
 
 // Register makes the operators known to the sessions made with options, an
 // OrtSessionOptions. ONNX Runtime must have been loaded from library. Calls must

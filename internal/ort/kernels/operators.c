@@ -201,6 +201,7 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 		return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": the inputs' axes do not fit");
 	const int64_t batch = shape[qkv][0], rows = shape[qkv][1], had = shape[keys][2], width = shape[keys][3];
 	const int64_t total = *(const int32_t *)data[longest], room = had > total ? had : total;
+	if (!lookout_attention_width(width)) return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": heads of this width are not to be had");
 	if (shape[qkv][2] != (k->heads + 2 * k->shared) * width || shape[keys][0] != batch || shape[keys][1] != k->shared || (int64_t)count(shape[used], n[used]) != batch ||
 		2 * shape[cos][1] > width || count(shape[cos], 2) != count(shape[sin], n[sin]))
 		return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": the inputs' sizes do not fit");
