@@ -135,7 +135,7 @@ func TestLanesDoNotAllocate(t *testing.T) {
 // BenchmarkLanes decodes a token for each of four sessions with real weights in
 // 4 bits, together and one after the other.
 func BenchmarkLanes(b *testing.B) {
-	env, err := ort.Open(ort.Config{Device: "cpu", Threads: 1})
+	env, err := ort.Open(ort.Config{Device: "cpu", Threads: 1, CacheDir: b.TempDir()})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -41,11 +41,12 @@ func terminal(t *testing.T) (theirs, ours *os.File) {
 }
 
 // A conversation in a terminal with the real weights of `make smollm2`: it
-// prompts, answers, and remembers what was said.
+// prompts, answers, and remembers what was said. In 4 bits the first word of
+// one answer hangs by a hair: sums in another order tip it.
 func TestChatInATerminal(t *testing.T) {
 	dir := testmodel.SmolLM2(t)
 	theirs, ours := terminal(t)
-	cmd := program(t, "chat", "--model", dir, "--max-tokens", "40")
+	cmd := program(t, "chat", "--model", dir, "--precision", "fp32", "--max-tokens", "40")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs, theirs, theirs
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := cmd.Start(); err != nil {
