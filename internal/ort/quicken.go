@@ -116,18 +116,8 @@ func tensorKinds(model []byte) (map[string]uint64, error) {
 			if num != 5 {
 				return nil
 			}
-			var name string
-			var kind uint64
-			err := fields(b, func(num, v uint64, b []byte) error {
-				switch num {
-				case 2:
-					kind = v
-				case 8:
-					name = string(b)
-				}
-				return nil
-			})
-			kinds[name] = kind
+			name, t, err := readTable(b)
+			kinds[name] = t.kind
 			return err
 		})
 	})
@@ -158,13 +148,14 @@ func (n operator) isAttention(graph []Info) bool {
 }
 
 // scaleTables takes the scale out of attention and tells whether it could, where
-// weights is the file beside model, which it changes. The library multiplies a single row as it is where the
-// product is not scaled, but packs the whole matrix anew where it is: and
-// GroupQueryAttention scales the product of a query and all keys, by its
-// attribute. Queries and keys are turned by the same two tables before. With the
-// root of the scale in the tables, the attribute can be 1. For one token behind
-// 512 of a SmolLM2-135M attention then takes 106 us a layer in place of 154. The
-// keys in the cache are smaller by the root; nothing but the graph reads them.
+// weights is the file beside model, which it changes. The library multiplies a
+// single row as it is where the product is not scaled, but packs the whole matrix
+// anew where it is: and GroupQueryAttention scales the product of a query and all
+// keys, by its attribute. Queries and keys are turned by the same two tables
+// before. With the root of the scale in the tables, the attribute can be 1. For
+// one token behind 512 of a SmolLM2-135M attention then takes 106 us a layer in
+// place of 154. The keys in the cache are smaller by the root; nothing but the
+// graph reads them.
 func scaleTables(model []byte, weights string) (bool, error) {
 	scale, tables, err := unscale(model)
 	if err != nil || tables == nil {
@@ -195,6 +186,7 @@ type attention struct {
 type table struct {
 	raw          []byte
 	offset, size int64
+	kind         uint64
 	columns      int // 0: not a matrix of float32
 }
 
@@ -337,13 +329,12 @@ func (n *operator) readAttribute(b []byte) error {
 // readTable reads a TensorProto.
 func readTable(b []byte) (name string, t table, err error) {
 	var dims []int
-	var kind uint64
 	err = fields(b, func(num, v uint64, b []byte) error {
 		switch num {
 		case 1:
 			dims = append(dims, int(v))
 		case 2:
-			kind = v
+			t.kind = v
 		case 8:
 			name = string(b)
 		case 9:
@@ -370,7 +361,7 @@ func readTable(b []byte) (name string, t table, err error) {
 		}
 		return nil
 	})
-	if kind == codeFloat32 && len(dims) == 2 {
+	if t.kind == codeFloat32 && len(dims) == 2 {
 		t.columns = dims[1]
 	}
 	return name, t, err

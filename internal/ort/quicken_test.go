@@ -196,6 +196,23 @@ func TestPreparedProducts(t *testing.T) {
 	}
 }
 
+// twice loads a graph as the library runs it, unprepared, and prepared.
+func twice(t *testing.T, e *Env, name string) (data []byte, library, own *Session) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if library, err = e.NewSession(Source{Data: data}, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if own, err = e.NewSession(Source{Path: path}, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	return data, library, own
+}
+
 // checkOwn looks at what became of a graph in which n nodes can be ours: when it
 // was prepared, and where the library has not named the domain before.
 func checkOwn(t *testing.T, source, prepared []byte, n int) {
@@ -231,19 +248,7 @@ func TestOwnAttention(t *testing.T) {
 	dir := t.TempDir()
 	e := open(t, Config{CacheDir: dir, Threads: 2, Alone: true})
 	for _, name := range []string{"attention.onnx", "attention_partial.onnx"} {
-		path := filepath.Join("testdata", name)
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		library, err := e.NewSession(Source{Data: data}, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		own, err := e.NewSession(Source{Path: path}, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		_, library, own := twice(t, e, name)
 		want := attend(t, library)
 		for i, x := range attend(t, own) {
 			if math.Abs(float64(x-want[i])) > 1e-5 {
@@ -251,19 +256,7 @@ func TestOwnAttention(t *testing.T) {
 			}
 		}
 	}
-	path := filepath.Join("testdata", "attention_long.onnx")
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	library, err := e.NewSession(Source{Data: data}, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	own, err := e.NewSession(Source{Path: path}, Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	data, library, own := twice(t, e, "attention_long.onnx")
 	for name, c := range map[string]struct {
 		batch, room int
 		steps       []int

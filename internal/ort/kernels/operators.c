@@ -44,7 +44,7 @@ static void *scratch_of(size_t size, void *few, size_t there) {
 
 // --- MatMulNBits ---------------------------------------------------------------------------------------------------------
 
-#define NAME "MatMulNBits"
+#define PRODUCT "MatMulNBits"
 
 typedef struct {
 	const OrtApi *api;
@@ -59,7 +59,7 @@ static OrtStatus *create_product(const OrtCustomOp *op, const OrtApi *api, const
 	TRY(api->KernelInfoGetAttribute_int64(info, "block_size", &block));
 	const int64_t limit = 1 << 24;
 	if (k <= 0 || n <= 0 || block < 32 || k > limit || n > limit || block % 32 || k % block)
-		return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": K, N and block_size do not fit");
+		return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": K, N and block_size do not fit");
 	const void *data[2];
 	const size_t want[2] = {(size_t)n * k / 2, (size_t)n * (k / block)};
 	for (int i = 0; i < 2; i++) {
@@ -68,15 +68,15 @@ static OrtStatus *create_product(const OrtCustomOp *op, const OrtApi *api, const
 		int64_t shape[axes];
 		size_t dims;
 		TRY(api->KernelInfoGetConstantInput_tensor(info, 1 + i, &constant, &v));
-		if (!constant) return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": weights must be constant");
+		if (!constant) return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": weights must be constant");
 		TRY(shape_of(api, v, shape, &dims));
-		if (count(shape, dims) != want[i]) return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": weights or scales are of another size");
+		if (count(shape, dims) != want[i]) return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": weights or scales are of another size");
 		TRY(api->GetTensorData(v, &data[i]));
 	}
 	product *made = malloc(sizeof *made);
 	if (!made || !lookout_int4_pack(&made->m, k, n, block, data[0], data[1])) {
 		free(made);
-		return api->CreateStatus(ORT_FAIL, NAME ": no memory for the weights");
+		return api->CreateStatus(ORT_FAIL, PRODUCT ": no memory for the weights");
 	}
 	made->api = api;
 	*out = made;
@@ -113,7 +113,7 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 	size_t n;
 	TRY(api->KernelContext_GetInput(context, 0, &in));
 	TRY(shape_of(api, in, shape, &n));
-	if (n < 1 || shape[n - 1] != m->k) return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": the rows are of another length");
+	if (n < 1 || shape[n - 1] != m->k) return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": the rows are of another length");
 	multiplication j = {.m = m, .rows = count(shape, n - 1)};
 	shape[n - 1] = m->n;
 	const void *x;
@@ -124,7 +124,7 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 
 	_Alignas(64) char few[16384]; // enough for a token
 	void *scratch = scratch_of(lookout_int4_scratch(m, j.rows), few, sizeof few);
-	if (!scratch) return api->CreateStatus(ORT_FAIL, NAME ": no memory for the rows");
+	if (!scratch) return api->CreateStatus(ORT_FAIL, PRODUCT ": no memory for the rows");
 	lookout_int4_quantise(m, x, j.rows, scratch);
 	j.scratch = scratch;
 	// A part takes some three microseconds: less than two of them are sooner done than shared.
@@ -143,8 +143,7 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 
 // --- GroupQueryAttention -------------------------------------------------------------------------------------------------
 
-#undef NAME
-#define NAME "GroupQueryAttention"
+#define ATTENTION "GroupQueryAttention"
 
 typedef struct {
 	const OrtApi *api;
@@ -163,9 +162,9 @@ static OrtStatus *create_attention(const OrtCustomOp *op, const OrtApi *api, con
 		api->ReleaseStatus(without);
 		scale = 0;
 	}
-	if (heads <= 0 || shared <= 0 || heads > 1 << 16 || heads % shared) return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": num_heads and kv_num_heads do not fit");
+	if (heads <= 0 || shared <= 0 || heads > 1 << 16 || heads % shared) return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": num_heads and kv_num_heads do not fit");
 	attending *made = malloc(sizeof *made);
-	if (!made) return api->CreateStatus(ORT_FAIL, NAME ": no memory");
+	if (!made) return api->CreateStatus(ORT_FAIL, ATTENTION ": no memory");
 	*made = (attending){.api = api, .heads = heads, .shared = shared, .scale = scale};
 	*out = made;
 	return NULL;
@@ -193,18 +192,18 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 		if (i > qkv && i < keys) continue;
 		const OrtValue *v;
 		TRY(api->KernelContext_GetInput(context, i, &v));
-		if (!v) return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": an input is missing");
+		if (!v) return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": an input is missing");
 		TRY(shape_of(api, v, shape[i], &n[i]));
 		TRY(api->GetTensorData(v, &data[i]));
 	}
 	if (n[qkv] != 3 || n[keys] != 4 || n[values] != 4 || n[cos] != 2 || memcmp(shape[keys], shape[values], 4 * sizeof(int64_t)) || count(shape[longest], n[longest]) != 1)
-		return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": the inputs' axes do not fit");
+		return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": the inputs' axes do not fit");
 	const int64_t batch = shape[qkv][0], rows = shape[qkv][1], had = shape[keys][2], width = shape[keys][3];
 	const int64_t total = *(const int32_t *)data[longest], room = had > total ? had : total;
-	if (!lookout_attention_width(width)) return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": heads of this width are not to be had");
+	if (!lookout_attention_width(width)) return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": heads of this width are not to be had");
 	if (shape[qkv][2] != (k->heads + 2 * k->shared) * width || shape[keys][0] != batch || shape[keys][1] != k->shared || (int64_t)count(shape[used], n[used]) != batch ||
 		2 * shape[cos][1] > width || count(shape[cos], 2) != count(shape[sin], n[sin]))
-		return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": the inputs' sizes do not fit");
+		return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": the inputs' sizes do not fit");
 	int64_t out_shape[3] = {batch, rows, k->heads * width}, cache_shape[4] = {batch, k->shared, room, width};
 	OrtValue *v[3];
 	float *out[3];
@@ -215,7 +214,7 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 	for (int64_t b = 0; b < batch; b++) {
 		// The library counts places without the last one. Rows of a first prompt start at 0, whatever of them is padding.
 		int64_t end = (int64_t)((const int32_t *)data[used])[b] + 1, past = rows == total ? 0 : end - rows;
-		if (past < 0 || past + rows > room || past > had || past + rows > shape[cos][0]) return api->CreateStatus(ORT_INVALID_ARGUMENT, NAME ": more rows than there is room");
+		if (past < 0 || past + rows > room || past > had || past + rows > shape[cos][0]) return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": more rows than there is room");
 		if (rows == 0) continue;
 		const size_t of_rows = (size_t)rows * shape[qkv][2], of_cache = (size_t)k->shared * room * width, of_past = (size_t)k->shared * had * width;
 		attention a = {
@@ -231,7 +230,7 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 		}
 		_Alignas(64) float few[8192]; // enough for a token of the models that one machine runs
 		float *scratch = scratch_of(lookout_attention_plan(&a) * sizeof *few, few, sizeof few);
-		if (!scratch) return api->CreateStatus(ORT_FAIL, NAME ": no memory for the rows");
+		if (!scratch) return api->CreateStatus(ORT_FAIL, ATTENTION ": no memory for the rows");
 		a.queries = scratch;
 		a.partial = scratch + (size_t)rows * k->heads * width;
 		OrtStatus *failed = each(api, context, enter, rows, rows > 8, &a);
@@ -244,6 +243,8 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 }
 
 // --- SkipSimplifiedLayerNormalization and QuickGelu --------------------------------------------------------------------------
+
+#define NORM "SkipSimplifiedLayerNormalization"
 
 typedef struct {
 	const OrtApi *api;
@@ -305,7 +306,7 @@ static OrtStatus *compute_norm(void *of, OrtKernelContext *context) {
 	}
 	size_t all = count(shape[0], n[0]), width = n[0] ? shape[0][n[0] - 1] : 0;
 	if (width == 0 || count(shape[1], n[1]) != all || count(shape[2], n[2]) != width)
-		return api->CreateStatus(ORT_INVALID_ARGUMENT, "SkipSimplifiedLayerNormalization: the inputs' sizes do not fit");
+		return api->CreateStatus(ORT_INVALID_ARGUMENT, NORM ": the inputs' sizes do not fit");
 	numbers r = {.number = k->number, .x = data[0], .skip = data[1], .gamma = data[2], .width = width};
 	OrtValue *out;
 	TRY(api->KernelContext_GetOutput(context, 0, shape[0], n[0], &out));
@@ -339,14 +340,14 @@ static OrtStatus *compute_gelu(void *of, OrtKernelContext *context) {
 
 // --- what the library asks of an operator ----------------------------------------------------------------------------------
 
-static const char *product_name(const OrtCustomOp *op) { return (void)op, "MatMulNBits"; }
+static const char *product_name(const OrtCustomOp *op) { return (void)op, PRODUCT; }
 static size_t product_inputs(const OrtCustomOp *op) { return (void)op, 3; }
 static ONNXTensorElementDataType product_input(const OrtCustomOp *op, size_t i) {
 	return (void)op, i == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 static OrtCustomOpInputOutputCharacteristic required(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, INPUT_OUTPUT_REQUIRED; }
 
-static const char *attention_name(const OrtCustomOp *op) { return (void)op, "GroupQueryAttention"; }
+static const char *attention_name(const OrtCustomOp *op) { return (void)op, ATTENTION; }
 static size_t attention_inputs(const OrtCustomOp *op) { return (void)op, 11; }
 static size_t attention_outputs(const OrtCustomOp *op) { return (void)op, 3; }
 static ONNXTensorElementDataType attention_input(const OrtCustomOp *op, size_t i) {
@@ -354,7 +355,7 @@ static ONNXTensorElementDataType attention_input(const OrtCustomOp *op, size_t i
 }
 static OrtCustomOpInputOutputCharacteristic packed(const OrtCustomOp *op, size_t i) { return (void)op, i == 1 || i == 2 || i > 8 ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED; }
 
-static const char *norm_name(const OrtCustomOp *op) { return (void)op, "SkipSimplifiedLayerNormalization"; }
+static const char *norm_name(const OrtCustomOp *op) { return (void)op, NORM; }
 static size_t norm_inputs(const OrtCustomOp *op) { return (void)op, 3; }
 static size_t norm_outputs(const OrtCustomOp *op) { return (void)op, 4; }
 static OrtCustomOpInputOutputCharacteristic first(const OrtCustomOp *op, size_t i) { return (void)op, i ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED; }
