@@ -47,6 +47,7 @@ func (i Info) accepts(shape []int) bool {
 const (
 	codeFloat32  = 1
 	codeUint8    = 2
+	codeInt8     = 3
 	codeUint16   = 4
 	codeInt32    = 6
 	codeInt64    = 7
@@ -56,7 +57,7 @@ const (
 )
 
 var typeNames = map[uint64]string{
-	codeFloat32: "float32", codeUint8: "uint8", 3: "int8", codeUint16: "uint16", 5: "int16", codeInt32: "int32", codeInt64: "int64",
+	codeFloat32: "float32", codeUint8: "uint8", codeInt8: "int8", codeUint16: "uint16", 5: "int16", codeInt32: "int32", codeInt64: "int64",
 	8: "string", codeBool: "bool", codeFloat16: "float16", 11: "float64", codeBFloat16: "bfloat16",
 }
 

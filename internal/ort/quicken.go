@@ -39,11 +39,7 @@ func quicken(dir string, own bool) (bool, error) {
 // ownNodes moves nodes that package kernels can run into its domain, and tells
 // how many they are.
 func ownNodes(model []byte) (changed []byte, n int, err error) {
-	inputs, _, _, err := readGraph(model)
-	if err != nil {
-		return nil, 0, err
-	}
-	kinds, err := tensorKinds(model)
+	known, err := survey(model)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -60,7 +56,7 @@ func ownNodes(model []byte) (changed []byte, n int, err error) {
 				return nil
 			}
 			node, err := readNode(b)
-			if err == nil && string(node.domain) == libraryDomain && (node.isProduct(kinds) || node.isAttention(inputs) || node.isElementwise(kinds)) {
+			if err == nil && string(node.domain) == libraryDomain && known.quickens(node) {
 				copy(node.domain, kernels.Domain) // as long as the other
 				n++
 			}
@@ -79,54 +75,106 @@ func ownNodes(model []byte) (changed []byte, n int, err error) {
 // libraryDomain is that of the library's operators that are not of ONNX.
 const libraryDomain = "com.microsoft"
 
-// isProduct tells whether n is a product with 4-bit weights that package kernels
-// gives too: the library makes its rows into 8 bits as well, and its zeros are
-// all in the middle.
-func (n operator) isProduct(kinds map[string]uint64) bool {
-	block := n.ints["block_size"]
-	return n.op == "MatMulNBits" && len(n.inputs) == 3 && n.ints["bits"] == 4 && n.ints["accuracy_level"] == 4 &&
-		block > 0 && block%32 == 0 && n.ints["K"]%block == 0 && kinds[n.inputs[2]] == codeFloat32
+// knowledge is what is to be known of a graph to tell whether package kernels can
+// run a node of it.
+type knowledge struct {
+	inputs  []Info
+	weights map[string]table
+	eight   map[string]bool // rows that DynamicQuantizeLinear makes
+	rough   bool            // products make their rows into 8 bits
 }
 
-// isElementwise tells whether n is one of the operators between the products, in
-// float32.
-func (n operator) isElementwise(kinds map[string]uint64) bool {
-	switch n.op {
-	case "SkipSimplifiedLayerNormalization":
-		return len(n.inputs) == 3 && n.floats["epsilon"] != nil && kinds[n.inputs[2]] == codeFloat32
-	case "QuickGelu": // its own type is not written down
-		for _, kind := range kinds {
-			if kind == codeFloat16 || kind == codeBFloat16 {
-				return false
-			}
-		}
-		return n.floats["alpha"] != nil
+func survey(model []byte) (*knowledge, error) {
+	inputs, _, _, err := readGraph(model)
+	if err != nil {
+		return nil, err
 	}
-	return false
-}
-
-// tensorKinds gives the element types of a graph's weights.
-func tensorKinds(model []byte) (map[string]uint64, error) {
-	kinds := map[string]uint64{}
-	return kinds, fields(model, func(num, _ uint64, b []byte) error {
+	k := &knowledge{inputs: inputs, weights: map[string]table{}, eight: map[string]bool{}}
+	return k, fields(model, func(num, _ uint64, b []byte) error {
 		if num != 7 {
 			return nil
 		}
 		return fields(b, func(num, _ uint64, b []byte) error {
-			if num != 5 {
-				return nil
+			switch num {
+			case 1:
+				n, err := readNode(b)
+				switch n.op {
+				case "DynamicQuantizeLinear":
+					if len(n.outputs) > 0 {
+						k.eight[n.outputs[0]] = true
+					}
+				case "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger":
+					k.rough = true
+				}
+				return err
+			case 5:
+				name, t, err := readTable(b)
+				k.weights[name] = t
+				return err
 			}
-			name, t, err := readTable(b)
-			kinds[name] = t.kind
-			return err
+			return nil
 		})
 	})
+}
+
+// quickens tells whether package kernels can run n, and what it makes of it is
+// worth as much.
+func (k *knowledge) quickens(n operator) bool {
+	switch n.op {
+	case "MatMulNBits": // the library makes its rows into 8 bits as well
+		block := n.ints["block_size"]
+		return len(n.inputs) == 3 && n.ints["bits"] == 4 && n.ints["accuracy_level"] == 4 && // and its zeros are all in the middle
+			block > 0 && block%32 == 0 && n.ints["K"]%block == 0 && k.is(n, codeFloat32, 2)
+	case "DynamicQuantizeMatMul":
+		return k.is(n, codeInt8, 1) && k.weights[n.inputs[1]].axes == 2 && k.is(n, codeFloat32, 2) && k.may(n, codeInt8, 3) && k.may(n, codeFloat32, 4)
+	case "MatMulIntegerToFloat":
+		return len(n.inputs) > 4 && k.eight[n.inputs[0]] && k.is(n, codeInt8, 1) && k.weights[n.inputs[1]].axes == 2 && k.is(n, codeFloat32, 3) &&
+			k.may(n, codeInt8, 5) && k.may(n, codeFloat32, 6)
+	case "GroupQueryAttention":
+		return n.isAttention(k.inputs)
+	case "MultiHeadAttention": // made in 16 bits, where the products have 8
+		return k.rough && n.isMultiHead(k.inputs)
+	case "SkipSimplifiedLayerNormalization":
+		return len(n.inputs) == 3 && n.floats["epsilon"] != nil && k.is(n, codeFloat32, 2)
+	case "QuickGelu", "FastGelu": // their own types are not written down
+		for _, t := range k.weights {
+			if t.kind == codeFloat16 || t.kind == codeBFloat16 {
+				return false
+			}
+		}
+		return len(n.inputs) == 1 && (n.floats["alpha"] != nil) == (n.op == "QuickGelu")
+	}
+	return false
+}
+
+// is tells whether input i is a weight of this kind.
+func (k *knowledge) is(n operator, kind uint64, i int) bool {
+	return i < len(n.inputs) && k.weights[n.inputs[i]].kind == kind
+}
+
+// may tells whether input i is not there, or is a weight of this kind.
+func (k *knowledge) may(n operator, kind uint64, i int) bool {
+	return i >= len(n.inputs) || n.inputs[i] == "" || k.is(n, kind, i)
+}
+
+// isMultiHead tells whether n is attention of all rows to all keys, of nothing but
+// rows that the graph makes. (Keys from outside may have been split into heads.)
+func (n operator) isMultiHead(graph []Info) bool {
+	if len(n.inputs) != 3 || len(n.outputs) != 1 || n.ints["unidirectional"] != 0 {
+		return false
+	}
+	for _, in := range n.inputs {
+		if _, err := find(graph, in); err == nil || in == "" {
+			return false
+		}
+	}
+	return true
 }
 
 // isAttention tells whether n is attention as package kernels gives it: rotated,
 // of queries, keys and values in one input, over all places before.
 func (n operator) isAttention(graph []Info) bool {
-	if n.op != "GroupQueryAttention" || len(n.inputs) < 9 || n.inputs[1] != "" || n.inputs[2] != "" || strings.Join(n.inputs[9:], "") != "" || len(n.inputs) > 11 {
+	if len(n.inputs) < 9 || n.inputs[1] != "" || n.inputs[2] != "" || strings.Join(n.inputs[9:], "") != "" || len(n.inputs) > 11 {
 		return false
 	}
 	for name, v := range n.ints {
@@ -187,6 +235,7 @@ type table struct {
 	raw          []byte
 	offset, size int64
 	kind         uint64
+	axes         int
 	columns      int // 0: not a matrix of float32
 }
 
@@ -262,13 +311,14 @@ func unscale(model []byte) (scale float32, tables []table, err error) {
 
 // operator is a NodeProto.
 type operator struct {
-	op     string
-	domain []byte
-	inputs []string
-	ints   map[string]uint64 // attributes that are whole numbers
-	floats map[string][]byte // attributes that are float32: their bytes
-	other  bool              // has attributes of other types
-	nested bool              // holds a graph of its own
+	op      string
+	domain  []byte
+	inputs  []string
+	outputs []string
+	ints    map[string]uint64 // attributes that are whole numbers
+	floats  map[string][]byte // attributes that are float32: their bytes
+	other   bool              // has attributes of other types
+	nested  bool              // holds a graph of its own
 }
 
 func readNode(b []byte) (n operator, err error) {
@@ -276,6 +326,8 @@ func readNode(b []byte) (n operator, err error) {
 		switch num {
 		case 1:
 			n.inputs = append(n.inputs, string(b))
+		case 2:
+			n.outputs = append(n.outputs, string(b))
 		case 4:
 			n.op = string(b)
 		case 7:
@@ -361,7 +413,8 @@ func readTable(b []byte) (name string, t table, err error) {
 		}
 		return nil
 	})
-	if t.kind == codeFloat32 && len(dims) == 2 {
+	t.axes = len(dims)
+	if t.kind == codeFloat32 && t.axes == 2 {
 		t.columns = dims[1]
 	}
 	return name, t, err

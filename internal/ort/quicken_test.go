@@ -116,18 +116,20 @@ func preparedAttention(t *testing.T, name string, changes bool) {
 	}
 }
 
-// Products with 4-bit weights, and what stands between them, give what the
-// library's own give, for any number of rows; what is left to it is its own.
+// Products with weights of 4 and 8 bits, and what stands between them, give what
+// the library's own give, for any number of rows; what is left to it is its own.
 func TestPreparedProducts(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		ours    int
 		inputs  []string
-		in, out int
+		in, out int // how wide
 		spread  float32
 		near    map[string]float64
 	}{
 		{name: "products", ours: 2, inputs: []string{"x"}, in: 256, out: 40, spread: 4, near: map[string]float64{"small": 2e-3, "large": 2e-3}}, // our scales have 16 bits
+		{name: "eight", ours: 7, inputs: []string{"x", "keys"}, in: 90, out: 90, spread: 2, near: map[string]float64{"attended": 1.5e-3, "gated": 1.5e-3, // in 16 bits
+			"one": 0.1, "two": 0.1, "plain": 0.02}}, // a scale for each row here, one for all in the library; the last is its own
 		{name: "between", ours: 4, inputs: []string{"x", "skip"}, in: 200, out: 200, spread: 40, near: map[string]float64{"normed": 2e-6, "again": 2e-6, "gated": 1e-5, "other": 1e-5}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -174,6 +176,9 @@ func TestPreparedProducts(t *testing.T) {
 						x[k][i] = (random.Float32() - 0.5) * c.spread
 					}
 					clear(x[k][:32]) // a block of zeros has no scale
+					if n := len(x[k]); n > 2*c.in {
+						clear(x[k][n-c.in:]) // nor has a row
+					}
 				}
 				want := run(library, shape[0], shape[1], x)
 				for how, s := range map[string]*Session{"preparing": first, "prepared": next} {

@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "attention.h"
+#include "int8.h"
 #include "matmul.h"
+#include "multihead.h"
 #include "rows.h"
 
 // The nodes keep the library's names for the operators and have a domain of our own.
@@ -37,9 +39,33 @@ static size_t count(const int64_t *shape, size_t n) {
 	return all;
 }
 
-// scratch_of gives memory of size bytes: few, where that is enough.
-static void *scratch_of(size_t size, void *few, size_t there) {
-	return size <= there ? few : aligned_alloc(64, (size + 63) & ~(size_t)63);
+// memory is where kernels get theirs while they run: the session's, which keeps it for the next.
+typedef struct {
+	const OrtApi *api;
+	OrtAllocator *session;
+} memory;
+
+static OrtStatus *memory_of(const OrtApi *api, const OrtKernelInfo *info, memory *m) {
+	m->api = api;
+	return api->KernelInfoGetAllocator(info, OrtMemTypeDefault, &m->session);
+}
+
+// scratch_of gives memory of size bytes, at a multiple of 64: few, where that is enough.
+static void *scratch_of(const memory *m, size_t size, void *few, size_t there) {
+	return size <= there ? few : m->session->Alloc(m->session, size);
+}
+
+static void memory_back(const memory *m) { m->api->ReleaseAllocator(m->session); }
+
+static void scratch_back(const memory *m, void *p, void *few) {
+	if (p != few) m->session->Free(m->session, p);
+}
+
+// each calls f for 0..n, on the session's threads where many says so.
+static OrtStatus *each(const OrtApi *api, OrtKernelContext *context, void (*f)(void *, size_t), size_t n, int many, void *of) {
+	if (many && n > 1) return api->KernelContext_ParallelFor(context, f, n, n < 64 ? n : 64, of);
+	for (size_t i = 0; i < n; i++) f(of, i);
+	return NULL;
 }
 
 // --- MatMulNBits ---------------------------------------------------------------------------------------------------------
@@ -47,7 +73,7 @@ static void *scratch_of(size_t size, void *few, size_t there) {
 #define PRODUCT "MatMulNBits"
 
 typedef struct {
-	const OrtApi *api;
+	memory from;
 	matrix m;
 } product;
 
@@ -73,19 +99,24 @@ static OrtStatus *create_product(const OrtCustomOp *op, const OrtApi *api, const
 		if (count(shape, dims) != want[i]) return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": weights or scales are of another size");
 		TRY(api->GetTensorData(v, &data[i]));
 	}
+	memory from;
+	TRY(memory_of(api, info, &from));
 	product *made = malloc(sizeof *made);
 	if (!made || !lookout_int4_pack(&made->m, k, n, block, data[0], data[1])) {
+		memory_back(&from);
 		free(made);
 		return api->CreateStatus(ORT_FAIL, PRODUCT ": no memory for the weights");
 	}
-	made->api = api;
+	made->from = from;
 	*out = made;
 	return NULL;
 }
 
 static void destroy_product(void *k) {
-	lookout_int4_free(&((product *)k)->m);
-	free(k);
+	product *p = k;
+	memory_back(&p->from);
+	lookout_int4_free(&p->m);
+	free(p);
 }
 
 // multiplication is a run's product, which threads share.
@@ -105,7 +136,7 @@ static void multiply(void *of, size_t part) {
 
 static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 	const product *k = of;
-	const OrtApi *api = k->api;
+	const OrtApi *api = k->from.api;
 	const matrix *m = &k->m;
 	const OrtValue *in;
 	OrtValue *out;
@@ -123,7 +154,7 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 	if (j.rows == 0) return NULL;
 
 	_Alignas(64) char few[16384]; // enough for a token
-	void *scratch = scratch_of(lookout_int4_scratch(m, j.rows), few, sizeof few);
+	void *scratch = scratch_of(&k->from, lookout_int4_scratch(m, j.rows), few, sizeof few);
 	if (!scratch) return api->CreateStatus(ORT_FAIL, PRODUCT ": no memory for the rows");
 	lookout_int4_quantise(m, x, j.rows, scratch);
 	j.scratch = scratch;
@@ -137,8 +168,130 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 		multiply(&j, 0);
 	else
 		failed = api->KernelContext_ParallelFor(context, multiply, parts, parts, &j);
-	if (scratch != few) free(scratch);
+	scratch_back(&k->from, scratch, few);
 	return failed;
+}
+
+// --- DynamicQuantizeMatMul and MatMulIntegerToFloat ------------------------------------------------------------------------
+
+#define PRODUCT8 "DynamicQuantizeMatMul"
+#define READY8 "MatMulIntegerToFloat" // of rows that DynamicQuantizeLinear has made into 8 bits
+
+typedef struct {
+	memory from;
+	matrix8 m;
+} eight;
+
+// constant gives the data of an input and how long it is: NULL where there is none.
+static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t i, const void **data, int64_t *shape, size_t *n) {
+	size_t inputs;
+	int is = 0;
+	const OrtValue *v = NULL;
+	*data = NULL;
+	*n = 0;
+	TRY(api->KernelInfo_GetInputCount(info, &inputs));
+	if (i >= inputs) return NULL;
+	TRY(api->KernelInfoGetConstantInput_tensor(info, i, &is, &v));
+	if (!is || !v) return NULL;
+	TRY(shape_of(api, v, shape, n));
+	return api->GetTensorData(v, (const void **)data);
+}
+
+static OrtStatus *create_eight(const OrtApi *api, const OrtKernelInfo *info, size_t weights, size_t scales, size_t zeros, size_t bias, void **out) {
+	const size_t at[4] = {weights, scales, zeros, bias};
+	const void *data[4];
+	int64_t shape[4][axes];
+	size_t n[4], all[4];
+	for (int i = 0; i < 4; i++) {
+		TRY(constant(api, info, at[i], &data[i], shape[i], &n[i]));
+		all[i] = count(shape[i], n[i]);
+	}
+	const int64_t limit = 1 << 20;
+	if (!data[0] || !data[1] || n[0] != 2 || shape[0][0] <= 0 || shape[0][1] <= 0 || shape[0][0] > limit || shape[0][1] > limit)
+		return api->CreateStatus(ORT_INVALID_ARGUMENT, "weights in 8 bits must be a constant matrix");
+	const size_t columns = shape[0][1];
+	if ((all[1] != 1 && all[1] != columns) || (data[2] && all[2] != 1 && all[2] != columns) || (data[3] && all[3] != columns))
+		return api->CreateStatus(ORT_INVALID_ARGUMENT, "scales, zeros or bias of weights in 8 bits are of another size");
+	memory from;
+	TRY(memory_of(api, info, &from));
+	eight *made = malloc(sizeof *made);
+	if (!made || !lookout_int8_pack(&made->m, shape[0][0], columns, data[0], data[1], all[1], data[2], all[2], data[3])) {
+		memory_back(&from);
+		free(made);
+		return api->CreateStatus(ORT_FAIL, "no memory for weights in 8 bits");
+	}
+	made->from = from;
+	*out = made;
+	return NULL;
+}
+
+static OrtStatus *create_product8(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	return (void)op, create_eight(api, info, 1, 2, 3, 4, out);
+}
+
+static OrtStatus *create_ready8(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	return (void)op, create_eight(api, info, 1, 3, 5, 6, out);
+}
+
+static void destroy_eight(void *k) {
+	eight *e = k;
+	memory_back(&e->from);
+	lookout_int8_free(&e->m);
+	free(e);
+}
+
+static void enter8(void *p, size_t tile) { lookout_int8_enter(p, tile); }
+static void multiply8(void *p, size_t part) { lookout_int8_multiply(p, part); }
+
+// compute_eight multiplies the rows of the first input, in 8 bits where there are a scale and a zero.
+static OrtStatus *compute_eight(const eight *k, OrtKernelContext *context, const float *scale, const uint8_t *zero) {
+	const OrtApi *api = k->from.api;
+	const OrtValue *in;
+	OrtValue *out;
+	int64_t shape[axes];
+	size_t n;
+	TRY(api->KernelContext_GetInput(context, 0, &in));
+	TRY(shape_of(api, in, shape, &n));
+	if (n < 1 || shape[n - 1] != k->m.k) return api->CreateStatus(ORT_INVALID_ARGUMENT, "rows for weights in 8 bits are of another length");
+	product8 p = {.m = &k->m, .rows = count(shape, n - 1)};
+	const void *data;
+	TRY(api->GetTensorData(in, &data));
+	if (scale) {
+		p.q = data;
+		p.scale = *scale;
+		p.zero = *zero;
+	} else {
+		p.x = data;
+	}
+	shape[n - 1] = k->m.n;
+	TRY(api->KernelContext_GetOutput(context, 0, shape, n, &out));
+	TRY(api->GetTensorMutableData(out, (void **)&p.y));
+	if (p.rows == 0) return NULL;
+	p.scratch = scratch_of(&k->from, lookout_int8_plan(&p), NULL, 0);
+	if (!p.scratch) return api->CreateStatus(ORT_FAIL, "no memory for rows in 8 bits");
+	OrtStatus *failed = each(api, context, enter8, p.tiles, 1, &p);
+	if (!failed) failed = each(api, context, multiply8, p.groups * p.shares, 1, &p);
+	scratch_back(&k->from, p.scratch, NULL);
+	return failed;
+}
+
+static OrtStatus *compute_product8(void *of, OrtKernelContext *context) { return compute_eight(of, context, NULL, NULL); }
+
+static OrtStatus *compute_ready8(void *of, OrtKernelContext *context) {
+	const eight *k = of;
+	const OrtApi *api = k->from.api;
+	const void *data[2];
+	for (int i = 0; i < 2; i++) { // a scale and a zero for all rows
+		const OrtValue *v;
+		int64_t shape[axes];
+		size_t n;
+		TRY(api->KernelContext_GetInput(context, i ? 4 : 2, &v));
+		if (!v) return api->CreateStatus(ORT_INVALID_ARGUMENT, READY8 ": an input is missing");
+		TRY(shape_of(api, v, shape, &n));
+		if (count(shape, n) != 1) return api->CreateStatus(ORT_INVALID_ARGUMENT, READY8 ": the rows must have one scale and one zero");
+		TRY(api->GetTensorData(v, &data[i]));
+	}
+	return compute_eight(k, context, data[0], data[1]);
 }
 
 // --- GroupQueryAttention -------------------------------------------------------------------------------------------------
@@ -146,44 +299,52 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 #define ATTENTION "GroupQueryAttention"
 
 typedef struct {
-	const OrtApi *api;
+	memory from;
 	int heads, shared;
 	float scale; // 0: the root of the width
 } attending;
 
-static OrtStatus *create_attention(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	(void)op;
-	int64_t heads, shared;
+// create_heads makes the kernel of an operator whose heads of keys are told by the attribute shared.
+static OrtStatus *create_heads(const OrtApi *api, const OrtKernelInfo *info, const char *shared, void **out) {
+	int64_t heads, of_keys;
 	float scale;
 	TRY(api->KernelInfoGetAttribute_int64(info, "num_heads", &heads));
-	TRY(api->KernelInfoGetAttribute_int64(info, "kv_num_heads", &shared));
+	TRY(api->KernelInfoGetAttribute_int64(info, shared, &of_keys));
 	OrtStatus *without = api->KernelInfoGetAttribute_float(info, "scale", &scale);
 	if (without) {
 		api->ReleaseStatus(without);
 		scale = 0;
 	}
-	if (heads <= 0 || shared <= 0 || heads > 1 << 16 || heads % shared) return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": num_heads and kv_num_heads do not fit");
+	if (heads <= 0 || of_keys <= 0 || heads > 1 << 16 || heads % of_keys) return api->CreateStatus(ORT_INVALID_ARGUMENT, "the numbers of heads do not fit");
+	memory from;
+	TRY(memory_of(api, info, &from));
 	attending *made = malloc(sizeof *made);
-	if (!made) return api->CreateStatus(ORT_FAIL, ATTENTION ": no memory");
-	*made = (attending){.api = api, .heads = heads, .shared = shared, .scale = scale};
+	if (!made) {
+		memory_back(&from);
+		return api->CreateStatus(ORT_FAIL, "no memory");
+	}
+	*made = (attending){.from = from, .heads = heads, .shared = of_keys, .scale = scale};
 	*out = made;
 	return NULL;
+}
+
+static void destroy_heads(void *k) {
+	attending *a = k;
+	memory_back(&a->from);
+	free(a);
+}
+
+static OrtStatus *create_attention(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	return (void)op, create_heads(api, info, "kv_num_heads", out);
 }
 
 static void enter(void *a, size_t row) { lookout_attention_enter(a, (int)row); }
 static void attend(void *a, size_t piece) { lookout_attention_attend(a, (int)piece); }
 static void merge(void *a, size_t row) { lookout_attention_merge(a, (int)row); }
 
-// each calls f for 0..n, on the session's threads where many says so.
-static OrtStatus *each(const OrtApi *api, OrtKernelContext *context, void (*f)(void *, size_t), size_t n, int many, void *of) {
-	if (many && n > 1) return api->KernelContext_ParallelFor(context, f, n, n < 64 ? n : 64, of);
-	for (size_t i = 0; i < n; i++) f(of, i);
-	return NULL;
-}
-
 static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 	const attending *k = of;
-	const OrtApi *api = k->api;
+	const OrtApi *api = k->from.api;
 	enum { qkv, keys = 3, values, used, longest, cos, sin, inputs };
 	const void *data[inputs];
 	int64_t shape[inputs][axes];
@@ -229,32 +390,81 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 			for (int h = 0; from != to && h < k->shared; h++) memcpy(to + h * room * width, from + h * had * width, past * width * sizeof *to);
 		}
 		_Alignas(64) float few[8192]; // enough for a token of the models that one machine runs
-		float *scratch = scratch_of(lookout_attention_plan(&a) * sizeof *few, few, sizeof few);
+		float *scratch = scratch_of(&k->from, lookout_attention_plan(&a) * sizeof *few, few, sizeof few);
 		if (!scratch) return api->CreateStatus(ORT_FAIL, ATTENTION ": no memory for the rows");
 		a.queries = scratch;
 		a.partial = scratch + (size_t)rows * k->heads * width;
 		OrtStatus *failed = each(api, context, enter, rows, rows > 8, &a);
 		if (!failed) failed = each(api, context, attend, (size_t)a.tiles * a.splits * a.shared, 1, &a);
 		if (!failed) failed = each(api, context, merge, rows, rows > 8, &a);
-		if (scratch != few) free(scratch);
+		scratch_back(&k->from, scratch, few);
 		if (failed) return failed;
 	}
 	return NULL;
 }
 
-// --- SkipSimplifiedLayerNormalization and QuickGelu --------------------------------------------------------------------------
+// --- MultiHeadAttention --------------------------------------------------------------------------------------------------
+
+#define MULTIHEAD "MultiHeadAttention"
+
+static OrtStatus *create_multihead(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	return (void)op, create_heads(api, info, "num_heads", out);
+}
+
+static void pack(void *m, size_t block) { lookout_multihead_pack(m, (int)block); }
+static void attend_all(void *m, size_t part) { lookout_multihead_attend(m, (int)part); }
+
+static OrtStatus *compute_multihead(void *of, OrtKernelContext *context) {
+	const attending *k = of;
+	const OrtApi *api = k->from.api;
+	enum { query, key, value, inputs };
+	const void *data[inputs];
+	int64_t shape[inputs][axes];
+	for (int i = 0; i < inputs; i++) {
+		const OrtValue *v;
+		size_t n;
+		TRY(api->KernelContext_GetInput(context, i, &v));
+		TRY(shape_of(api, v, shape[i], &n));
+		TRY(api->GetTensorData(v, &data[i]));
+		if (n != 3) return api->CreateStatus(ORT_INVALID_ARGUMENT, MULTIHEAD ": the inputs' axes do not fit");
+	}
+	const int64_t batch = shape[query][0], rows = shape[query][1], all = shape[query][2], keys = shape[key][1];
+	if (memcmp(shape[key], shape[value], 3 * sizeof(int64_t)) || shape[key][0] != batch || shape[key][2] != all || all % k->heads || rows > 1 << 24 || keys > 1 << 24)
+		return api->CreateStatus(ORT_INVALID_ARGUMENT, MULTIHEAD ": the inputs' sizes do not fit");
+	if (all / k->heads > lookout_multihead_widest) return api->CreateStatus(ORT_INVALID_ARGUMENT, MULTIHEAD ": heads of this width are not to be had");
+	OrtValue *v;
+	void *y;
+	TRY(api->KernelContext_GetOutput(context, 0, shape[query], 3, &v));
+	TRY(api->GetTensorMutableData(v, &y));
+	if (batch * rows * all == 0) return NULL;
+	if (keys == 0) return memset(y, 0, batch * rows * all * sizeof(float)), NULL;
+	const int width = (int)(all / k->heads);
+	multihead m = {
+		.batch = (int)batch, .heads = k->heads, .width = width, .rows = (int)rows, .keys = (int)keys, .scale = k->scale ? k->scale : 1 / sqrtf(width),
+		.q = data[query], .k = data[key], .v = data[value], .out = y,
+	};
+	m.scratch = scratch_of(&k->from, lookout_multihead_plan(&m), NULL, 0);
+	if (!m.scratch) return api->CreateStatus(ORT_FAIL, MULTIHEAD ": no memory for the keys");
+	OrtStatus *failed = each(api, context, pack, (size_t)m.batch * m.blocks, 1, &m);
+	if (!failed) failed = each(api, context, attend_all, m.parts, 1, &m);
+	scratch_back(&k->from, m.scratch, NULL);
+	return failed;
+}
+
+// --- SkipSimplifiedLayerNormalization, QuickGelu and FastGelu ----------------------------------------------------------------
 
 #define NORM "SkipSimplifiedLayerNormalization"
 
 typedef struct {
 	const OrtApi *api;
 	float number; // the attribute: epsilon, or alpha
+	float cube;
 } elementwise;
 
 static OrtStatus *create_elementwise(const OrtApi *api, const OrtKernelInfo *info, const char *attribute, void **out) {
 	elementwise *made = malloc(sizeof *made);
 	if (!made) return api->CreateStatus(ORT_FAIL, "no memory");
-	made->api = api;
+	*made = (elementwise){.api = api};
 	OrtStatus *failed = api->KernelInfoGetAttribute_float(info, attribute, &made->number);
 	if (failed)
 		free(made);
@@ -273,9 +483,19 @@ static OrtStatus *create_gelu(const OrtCustomOp *op, const OrtApi *api, const Or
 	return create_elementwise(api, info, "alpha", out);
 }
 
+// create_fast is GELU by the tangent (Hendrycks and Gimpel, arXiv:1606.08415): 1 + tanh(a) is 2 / (1 + e^-2a).
+static OrtStatus *create_fast(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	(void)op, (void)info;
+	elementwise *made = malloc(sizeof *made);
+	if (!made) return api->CreateStatus(ORT_FAIL, "no memory");
+	*made = (elementwise){.api = api, .number = 2 * 0.7978845608f, .cube = 0.044715f};
+	*out = made;
+	return NULL;
+}
+
 // numbers are the rows of a run, which threads share.
 typedef struct {
-	float number;
+	float number, cube;
 	const float *x, *skip, *gamma;
 	float *y, *sum;
 	size_t width;
@@ -289,7 +509,7 @@ static void norm(void *of, size_t row) {
 
 static void gelu(void *of, size_t row) {
 	const numbers *r = of;
-	lookout_gelu(r->x + row * r->width, r->number, r->width, r->y + row * r->width);
+	lookout_gelu(r->x + row * r->width, r->number, r->cube, r->width, r->y + row * r->width);
 }
 
 static OrtStatus *compute_norm(void *of, OrtKernelContext *context) {
@@ -331,7 +551,7 @@ static OrtStatus *compute_gelu(void *of, OrtKernelContext *context) {
 	TRY(api->KernelContext_GetInput(context, 0, &in));
 	TRY(shape_of(api, in, shape, &n));
 	TRY(api->GetTensorData(in, &x));
-	numbers r = {.number = k->number, .x = x, .width = n ? shape[n - 1] : 1};
+	numbers r = {.number = k->number, .cube = k->cube, .x = x, .width = n ? shape[n - 1] : 1};
 	TRY(api->KernelContext_GetOutput(context, 0, shape, n, &out));
 	TRY(api->GetTensorMutableData(out, (void **)&r.y));
 	size_t all = count(shape, n);
@@ -341,11 +561,30 @@ static OrtStatus *compute_gelu(void *of, OrtKernelContext *context) {
 // --- what the library asks of an operator ----------------------------------------------------------------------------------
 
 static const char *product_name(const OrtCustomOp *op) { return (void)op, PRODUCT; }
-static size_t product_inputs(const OrtCustomOp *op) { return (void)op, 3; }
+static size_t three(const OrtCustomOp *op) { return (void)op, 3; }
 static ONNXTensorElementDataType product_input(const OrtCustomOp *op, size_t i) {
 	return (void)op, i == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 static OrtCustomOpInputOutputCharacteristic required(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, INPUT_OUTPUT_REQUIRED; }
+
+static const char *product8_name(const OrtCustomOp *op) { return (void)op, PRODUCT8; }
+static size_t product8_inputs(const OrtCustomOp *op) { return (void)op, 5; }
+static ONNXTensorElementDataType product8_input(const OrtCustomOp *op, size_t i) {
+	return (void)op, i == 1 || i == 3 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+}
+static OrtCustomOpInputOutputCharacteristic behind_scales(const OrtCustomOp *op, size_t i) { return (void)op, i > 2 ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED; }
+
+static const char *ready8_name(const OrtCustomOp *op) { return (void)op, READY8; }
+static size_t ready8_inputs(const OrtCustomOp *op) { return (void)op, 7; }
+static ONNXTensorElementDataType ready8_input(const OrtCustomOp *op, size_t i) {
+	(void)op;
+	switch (i) {
+	case 0: case 4: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+	case 1: case 5: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+	}
+	return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+}
+static OrtCustomOpInputOutputCharacteristic behind_zero(const OrtCustomOp *op, size_t i) { return (void)op, i > 4 ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED; }
 
 static const char *attention_name(const OrtCustomOp *op) { return (void)op, ATTENTION; }
 static size_t attention_inputs(const OrtCustomOp *op) { return (void)op, 11; }
@@ -355,31 +594,42 @@ static ONNXTensorElementDataType attention_input(const OrtCustomOp *op, size_t i
 }
 static OrtCustomOpInputOutputCharacteristic packed(const OrtCustomOp *op, size_t i) { return (void)op, i == 1 || i == 2 || i > 8 ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED; }
 
+static const char *multihead_name(const OrtCustomOp *op) { return (void)op, MULTIHEAD; }
+
 static const char *norm_name(const OrtCustomOp *op) { return (void)op, NORM; }
 static size_t norm_inputs(const OrtCustomOp *op) { return (void)op, 3; }
 static size_t norm_outputs(const OrtCustomOp *op) { return (void)op, 4; }
 static OrtCustomOpInputOutputCharacteristic first(const OrtCustomOp *op, size_t i) { return (void)op, i ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED; }
 
 static const char *gelu_name(const OrtCustomOp *op) { return (void)op, "QuickGelu"; }
+static const char *fast_name(const OrtCustomOp *op) { return (void)op, "FastGelu"; }
 static size_t one(const OrtCustomOp *op) { return (void)op, 1; }
 static ONNXTensorElementDataType floats(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 
 static const char *provider(const OrtCustomOp *op) { return (void)op, "CPUExecutionProvider"; }
-static OrtMemType memory(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, OrtMemTypeDefault; }
+static OrtMemType where(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, OrtMemTypeDefault; }
 static int version(const OrtCustomOp *op) { return (void)op, 1; }
 
 #define SAME \
-	.version = API_VERSION, .GetExecutionProviderType = provider, .GetInputMemoryType = memory, .GetOutputType = floats, .GetStartVersion = version, .GetEndVersion = version
+	.version = API_VERSION, .GetExecutionProviderType = provider, .GetInputMemoryType = where, .GetOutputType = floats, .GetStartVersion = version, .GetEndVersion = version
 
 static OrtCustomOp operators[] = {
-	{SAME, .GetName = product_name, .GetInputTypeCount = product_inputs, .GetInputType = product_input, .GetInputCharacteristic = required,
+	{SAME, .GetName = product_name, .GetInputTypeCount = three, .GetInputType = product_input, .GetInputCharacteristic = required,
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_product, .KernelComputeV2 = compute_product, .KernelDestroy = destroy_product},
+	{SAME, .GetName = product8_name, .GetInputTypeCount = product8_inputs, .GetInputType = product8_input, .GetInputCharacteristic = behind_scales,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_product8, .KernelComputeV2 = compute_product8, .KernelDestroy = destroy_eight},
+	{SAME, .GetName = ready8_name, .GetInputTypeCount = ready8_inputs, .GetInputType = ready8_input, .GetInputCharacteristic = behind_zero,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_ready8, .KernelComputeV2 = compute_ready8, .KernelDestroy = destroy_eight},
 	{SAME, .GetName = attention_name, .GetInputTypeCount = attention_inputs, .GetInputType = attention_input, .GetInputCharacteristic = packed,
-		.GetOutputTypeCount = attention_outputs, .GetOutputCharacteristic = required, .CreateKernelV2 = create_attention, .KernelComputeV2 = compute_attention, .KernelDestroy = free},
+		.GetOutputTypeCount = attention_outputs, .GetOutputCharacteristic = required, .CreateKernelV2 = create_attention, .KernelComputeV2 = compute_attention, .KernelDestroy = destroy_heads},
+	{SAME, .GetName = multihead_name, .GetInputTypeCount = three, .GetInputType = floats, .GetInputCharacteristic = required,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_multihead, .KernelComputeV2 = compute_multihead, .KernelDestroy = destroy_heads},
 	{SAME, .GetName = norm_name, .GetInputTypeCount = norm_inputs, .GetInputType = floats, .GetInputCharacteristic = required,
 		.GetOutputTypeCount = norm_outputs, .GetOutputCharacteristic = first, .CreateKernelV2 = create_norm, .KernelComputeV2 = compute_norm, .KernelDestroy = free},
 	{SAME, .GetName = gelu_name, .GetInputTypeCount = one, .GetInputType = floats, .GetInputCharacteristic = required,
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_gelu, .KernelComputeV2 = compute_gelu, .KernelDestroy = free},
+	{SAME, .GetName = fast_name, .GetInputTypeCount = one, .GetInputType = floats, .GetInputCharacteristic = required,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_fast, .KernelComputeV2 = compute_gelu, .KernelDestroy = free},
 };
 
 static const OrtApi *api;

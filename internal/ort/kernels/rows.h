@@ -8,7 +8,7 @@
 // divides it by its root mean square, times gamma, in y.
 void lookout_norm(const float *x, const float *skip, const float *gamma, float epsilon, size_t n, float *sum, float *y);
 
-// lookout_gelu gives x / (1 + e^(-alpha x)) of each of n numbers.
-void lookout_gelu(const float *x, float alpha, size_t n, float *y);
+// lookout_gelu gives x / (1 + e^(-alpha (x + cube x^3))) of each of n numbers.
+void lookout_gelu(const float *x, float alpha, float cube, size_t n, float *y);
 
 #endif

@@ -91,3 +91,24 @@ g = h.make_graph(nodes, "between", [h.make_tensor_value_info(n, T.FLOAT, ["batch
                  [h.make_tensor_value_info(n, T.FLOAT, ["batch", "n", 200]) for n in ("normed", "sum", "again", "gated", "other")],
                  [h.make_tensor("gamma", T.FLOAT, [200], rng.normal(1, 0.1, 200).astype(np.float32).tobytes(), raw=True)])
 save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "between.onnx"))
+
+# A layer of a vision encoder in 8 bits: three products of the same rows, one of them with zeros of its own, attention of two heads 45 wide (no multiple of anything), GELU and two more
+# products. And what package kernels leaves to the library: weights without a sign, attention of each row to those before it, to keys from outside, and GELU with a bias.
+init, f = [], lambda name, a: init.append(h.make_tensor(name, T.FLOAT, a.shape, a.astype(np.float32).tobytes(), raw=True)) or name
+i8 = lambda name, a, kind=T.INT8: init.append(h.make_tensor(name, kind, a.shape, a.tobytes(), raw=True)) or name
+ms, nodes = dict(domain="com.microsoft"), [h.make_node("DynamicQuantizeLinear", ["x"], ["x8", "x_scale", "x_zero"])]
+for name, zeros, bias in (("q", np.zeros(90, np.int8), False), ("k", None, True), ("v", rng.integers(-9, 9, 90, np.int8), True)):
+    ins = ["x8", i8(name + "_w", rng.integers(-127, 128, (90, 90), np.int8)), "x_scale", f(name + "_s", rng.uniform(1e-3, 2e-3, 90)), "x_zero"]
+    ins += [i8(name + "_z", zeros) if zeros is not None else ""] * (zeros is not None or bias) + ([f(name + "_b", rng.normal(0, 1, 90))] if bias else [])
+    nodes.append(h.make_node("MatMulIntegerToFloat", ins, [name], **ms))
+nodes += [h.make_node("MultiHeadAttention", ["q", "k", "v"], ["attended"], num_heads=2, **ms), h.make_node("FastGelu", ["attended"], ["gated"], **ms),
+          h.make_node("DynamicQuantizeMatMul", ["gated", i8("one_w", rng.integers(-127, 128, (90, 90), np.int8)), f("one_s", np.full((), 2e-3)), "", f("one_b", rng.normal(0, 1, 90))], ["one"], **ms),
+          h.make_node("DynamicQuantizeMatMul", ["attended", i8("two_w", rng.integers(-127, 128, (90, 90), np.int8)), f("two_s", rng.uniform(1e-3, 2e-3, 90)), i8("two_z", rng.integers(-9, 9, 90, np.int8))],
+                      ["two"], **ms),
+          h.make_node("DynamicQuantizeMatMul", ["gated", i8("plain_w", rng.integers(0, 256, (90, 90), np.uint8), T.UINT8), "one_s", i8("plain_z", np.array(128, np.uint8), T.UINT8)], ["plain"], **ms),
+          h.make_node("MultiHeadAttention", ["q", "k", "v"], ["causal"], num_heads=2, unidirectional=1, **ms), h.make_node("MultiHeadAttention", ["q", "keys", "v"], ["crossed"], num_heads=2, **ms),
+          h.make_node("FastGelu", ["v", "k_b"], ["moved"], **ms)]
+outs = ["q", "k", "v", "attended", "gated", "one", "two", "plain", "causal", "crossed", "moved"]
+g = h.make_graph(nodes, "eight", [h.make_tensor_value_info("x", T.FLOAT, ["batch", "n", 90]), h.make_tensor_value_info("keys", T.FLOAT, ["batch", "n", 90])],
+                 [h.make_tensor_value_info(n, T.FLOAT, ["batch", "n", 90]) for n in outs], init)
+save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "eight.onnx"))

@@ -1,0 +1,44 @@
+// See package kernels.
+#ifndef LOOKOUT_INT8_H
+#define LOOKOUT_INT8_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// matrix8 holds k x n weights of 8 bits, packed for products.
+typedef struct {
+	int k, n; // rows, columns
+	int panels;
+	int8_t *weights;
+	float *scales, *bias;  // a column
+	int32_t *sums, *zeros; // a column
+	int centred;           // all zeros are 0
+} matrix8;
+
+// lookout_int8_pack packs weights [k][n]. Scales and zeros are for all columns, or
+// one for each; zeros and bias may be NULL. It gives 0 when there is no memory.
+int lookout_int8_pack(matrix8 *m, int k, int n, const int8_t *weights, const float *scales, size_t n_scales, const int8_t *zeros, size_t n_zeros, const float *bias);
+void lookout_int8_free(matrix8 *m);
+
+// product8 is one of rows with a matrix.
+typedef struct {
+	const matrix8 *m;
+	size_t rows;
+	const float *x;   // [rows][k], or
+	const uint8_t *q; // what it is in 8 bits: (q - zero) * scale
+	float scale;
+	int zero;
+	float *y; // [rows][n]
+	size_t tiles, groups; // of lookout_int8_plan
+	int shares;
+	char *scratch; // as many bytes as it says, at a multiple of 64
+} product8;
+
+// lookout_int8_plan splits the work and gives how many bytes of scratch it needs.
+size_t lookout_int8_plan(product8 *p);
+// lookout_int8_enter makes the rows of one of the tiles into 8 bits, each with a scale of its own.
+void lookout_int8_enter(const product8 *p, size_t tile);
+// lookout_int8_multiply computes one of groups*shares parts, once all tiles are entered.
+void lookout_int8_multiply(const product8 *p, size_t part);
+
+#endif
