@@ -124,25 +124,32 @@ AVX512 void lookout_int8_enter(const product8 *p, size_t t) {
 	}
 }
 
-// multiply gives the whole sums of a tile and a panel. It is a function of its own, for which the compiler has registers enough.
-__attribute__((noinline)) AVX512 static void multiply(const uint8_t *q, const int8_t *w, size_t n, int32_t *out) {
+// multiply gives the whole sums of a tile's first r rows and a panel.
+INLINE void multiply(const uint8_t *q, const int8_t *w, size_t n, const int r, int32_t *out) {
 	__m512i acc[2 * tile];
 #pragma GCC unroll 24
-	for (int i = 0; i < 2 * tile; i++) acc[i] = _mm512_setzero_si512();
+	for (int i = 0; i < 2 * r; i++) acc[i] = _mm512_setzero_si512();
 	for (; n > 0; n--, q += 4 * tile, w += 4 * columns) {
 		const __m512i left = _mm512_load_si512(w), right = _mm512_load_si512(w + 64);
 #pragma GCC unroll 12
-		for (int r = 0; r < tile; r++) {
+		for (int i = 0; i < r; i++) {
 			int32_t four;
-			memcpy(&four, q + 4 * r, sizeof four);
+			memcpy(&four, q + 4 * i, sizeof four);
 			const __m512i all = _mm512_set1_epi32(four);
-			acc[2 * r] = _mm512_dpbusd_epi32(acc[2 * r], all, left);
-			acc[2 * r + 1] = _mm512_dpbusd_epi32(acc[2 * r + 1], all, right);
+			acc[2 * i] = _mm512_dpbusd_epi32(acc[2 * i], all, left);
+			acc[2 * i + 1] = _mm512_dpbusd_epi32(acc[2 * i + 1], all, right);
 		}
 	}
 #pragma GCC unroll 24
-	for (int i = 0; i < 2 * tile; i++) _mm512_storeu_si512(out + i * lanes, acc[i]);
+	for (int i = 0; i < 2 * r; i++) _mm512_storeu_si512(out + i * lanes, acc[i]);
 }
+
+// Functions of their own, for which the compiler has registers enough.
+#define MULTIPLY(r) \
+	__attribute__((noinline)) AVX512 static void multiply##r(const uint8_t *q, const int8_t *w, size_t n, int32_t *out) { multiply(q, w, n, r, out); }
+MULTIPLY(1)
+MULTIPLY(4)
+MULTIPLY(12)
 
 AVX512 void lookout_int8_multiply(const product8 *p, size_t part) {
 	const matrix8 *m = p->m;
@@ -150,10 +157,11 @@ AVX512 void lookout_int8_multiply(const product8 *p, size_t part) {
 	const int from = (int)(part % p->shares) * share, to = from + share < m->panels ? from + share : m->panels;
 	for (size_t t = first; t < last; t++) {
 		const entered e = entered_of(p, t);
+		const size_t rows = p->rows - t * tile < tile ? p->rows - t * tile : tile;
 		for (int panel = from; panel < to; panel++) {
 			int32_t sums[tile * columns];
-			multiply(e.q, m->weights + panel * quads(m) * columns * 4, quads(m), sums);
-			for (size_t r = 0; r < tile && t * tile + r < p->rows; r++)
+			(rows == 1 ? multiply1 : rows <= 4 ? multiply4 : multiply12)(e.q, m->weights + panel * quads(m) * columns * 4, quads(m), sums);
+			for (size_t r = 0; r < rows; r++)
 				for (int i = 0; i < columns; i += lanes) {
 					const int c = panel * columns + i;
 					if (c >= m->n) break;
