@@ -60,6 +60,9 @@ func (c *clock) packet(pts, dts int64) time.Duration {
 	c.heard = now
 	if ts == astiav.NoPtsValue {
 		c.last += c.step
+		if !c.based { // timestamps begin behind the packets that had none
+			c.offset = c.last + c.step
+		}
 		return c.last
 	}
 	if !c.based {

@@ -642,3 +642,22 @@ func TestClock(t *testing.T) {
 		}
 	}
 }
+
+// Cameras send packets without timestamps before the first that has one: it comes
+// behind them.
+func TestClockBeginsWithoutTimestamps(t *testing.T) {
+	for _, offset := range []time.Duration{0, time.Minute} {
+		var c clock
+		c.start(&stream{par: &astiav.CodecParameters{}, base: astiav.NewRational(1, 1000), rate: 10}, offset)
+		c.last = max(offset-100*time.Millisecond, 0)
+		var no int64 = astiav.NoPtsValue
+		last := time.Duration(-1)
+		for i, pts := range []int64{no, no, 7000, 7100, no, 7300} {
+			at := c.packet(pts, no)
+			if at <= last || last >= 0 && at-last > 200*time.Millisecond {
+				t.Errorf("from %v: packet %d at %v follows one at %v", offset, i, at, last)
+			}
+			last = at
+		}
+	}
+}
