@@ -90,7 +90,21 @@ func survey(model []byte) (*knowledge, error) {
 		return nil, err
 	}
 	k := &knowledge{inputs: inputs, weights: map[string]table{}, eight: map[string]bool{}}
-	return k, fields(model, func(num, _ uint64, b []byte) error {
+	return k, parts(model, func(n operator) {
+		switch n.op {
+		case "DynamicQuantizeLinear":
+			if len(n.outputs) > 0 {
+				k.eight[n.outputs[0]] = true
+			}
+		case "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger":
+			k.rough = true
+		}
+	}, func(name string, t table) { k.weights[name] = t })
+}
+
+// parts calls node and weight for all that a graph has of them.
+func parts(model []byte, node func(operator), weight func(string, table)) error {
+	return fields(model, func(num, _ uint64, b []byte) error {
 		if num != 7 {
 			return nil
 		}
@@ -98,18 +112,15 @@ func survey(model []byte) (*knowledge, error) {
 			switch num {
 			case 1:
 				n, err := readNode(b)
-				switch n.op {
-				case "DynamicQuantizeLinear":
-					if len(n.outputs) > 0 {
-						k.eight[n.outputs[0]] = true
-					}
-				case "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger":
-					k.rough = true
+				if err == nil {
+					node(n)
 				}
 				return err
 			case 5:
 				name, t, err := readTable(b)
-				k.weights[name] = t
+				if err == nil {
+					weight(name, t)
+				}
 				return err
 			}
 			return nil
@@ -274,24 +285,7 @@ func unscale(model []byte) (scale float32, tables []table, err error) {
 		fits = fits && one == *a && one.half > 0 && one.scale > 0 && one.scale != 1 && one.tables[0] != one.tables[1]
 		scales = append(scales, n.floats["scale"])
 	}
-	err = fields(model, func(num, _ uint64, b []byte) error {
-		if num != 7 {
-			return nil
-		}
-		return fields(b, func(num, _ uint64, b []byte) error {
-			switch num {
-			case 1:
-				n, err := readNode(b)
-				node(n)
-				return err
-			case 5:
-				name, t, err := readTable(b)
-				tensors[name] = t
-				return err
-			}
-			return nil
-		})
-	})
+	err = parts(model, node, func(name string, t table) { tensors[name] = t })
 	if err != nil || a == nil || !fits {
 		return 0, nil, err
 	}

@@ -121,7 +121,7 @@ INLINE void multiply(const int16_t *a, size_t of_row, const int16_t *b, size_t s
 
 // Functions of their own, for which the compiler has registers enough.
 #define MULTIPLY(r, c) \
-	__attribute__((noinline)) AVX512 static void multiply##r##c(const int16_t *a, size_t of_row, const int16_t *b, size_t stride, int pairs, int32_t *out) { \
+	__attribute__((noinline)) AVX512 static void multiply##r##x##c(const int16_t *a, size_t of_row, const int16_t *b, size_t stride, int pairs, int32_t *out) { \
 		multiply(a, of_row, b, stride, pairs, r, c, out); \
 	}
 MULTIPLY(6, 4)
@@ -143,7 +143,7 @@ INLINE __m512 power2(__m512 x) {
 // weigh adds what r rows' weights make of c registers of the values' columns.
 INLINE void weigh(const int16_t *weights, size_t of_row, const int16_t *values, const float *scale, int width, const int r, const int c, float *sums) {
 	int32_t products[tile * block];
-	(c == 4 ? r == tile ? multiply64 : multiply14 : r == tile ? multiply62 : multiply12)(weights, of_row, values, width, block / 2, products);
+	(c == 4 ? r == tile ? multiply6x4 : multiply1x4 : r == tile ? multiply6x2 : multiply1x2)(weights, of_row, values, width, block / 2, products);
 	for (int i = 0; i < r; i++)
 		for (int j = 0; j < c * lanes; j += lanes) {
 			float *sum = sums + i * width + j;
@@ -167,7 +167,7 @@ INLINE void attend(const multihead *m, int head, const float *q, char *scratch, 
 	for (int b = 0; b < m->blocks; b++) {
 		packed p = packed_of(m, head, b);
 		int32_t products[tile * block];
-		(r == tile ? multiply64 : multiply14)(queries, w, p.keys, block, w / 2, products);
+		(r == tile ? multiply6x4 : multiply1x4)(queries, w, p.keys, block, w / 2, products);
 		for (int j = 0; j < block; j += lanes) {
 			const int at = b * block + j;
 			const __mmask16 there = at < m->keys ? first_lanes(m->keys - at) : 0;

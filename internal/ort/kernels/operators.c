@@ -134,23 +134,30 @@ static void multiply(void *of, size_t part) {
 	lookout_int4_multiply(j->m, j->scratch, j->rows, from, to < j->m->panels ? to : j->m->panels, j->y);
 }
 
+// rows_of gives what a product reads and writes: rows of k numbers in the first input, and the output, in which
+// they have n.
+static OrtStatus *rows_of(const OrtApi *api, OrtKernelContext *context, int k, int n, const void **x, size_t *rows, float **y) {
+	const OrtValue *in;
+	OrtValue *out;
+	int64_t shape[axes];
+	size_t dims;
+	TRY(api->KernelContext_GetInput(context, 0, &in));
+	TRY(shape_of(api, in, shape, &dims));
+	if (dims < 1 || shape[dims - 1] != k) return api->CreateStatus(ORT_INVALID_ARGUMENT, "the rows of a product are of another length");
+	*rows = count(shape, dims - 1);
+	shape[dims - 1] = n;
+	TRY(api->GetTensorData(in, x));
+	TRY(api->KernelContext_GetOutput(context, 0, shape, dims, &out));
+	return api->GetTensorMutableData(out, (void **)y);
+}
+
 static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 	const product *k = of;
 	const OrtApi *api = k->from.api;
 	const matrix *m = &k->m;
-	const OrtValue *in;
-	OrtValue *out;
-	int64_t shape[axes];
-	size_t n;
-	TRY(api->KernelContext_GetInput(context, 0, &in));
-	TRY(shape_of(api, in, shape, &n));
-	if (n < 1 || shape[n - 1] != m->k) return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": the rows are of another length");
-	multiplication j = {.m = m, .rows = count(shape, n - 1)};
-	shape[n - 1] = m->n;
+	multiplication j = {.m = m};
 	const void *x;
-	TRY(api->GetTensorData(in, &x));
-	TRY(api->KernelContext_GetOutput(context, 0, shape, n, &out));
-	TRY(api->GetTensorMutableData(out, (void **)&j.y));
+	TRY(rows_of(api, context, m->k, m->n, &x, &j.rows, &j.y));
 	if (j.rows == 0) return NULL;
 
 	_Alignas(64) char few[16384]; // enough for a token
@@ -246,26 +253,16 @@ static void multiply8(void *p, size_t part) { lookout_int8_multiply(p, part); }
 // compute_eight multiplies the rows of the first input, in 8 bits where there are a scale and a zero.
 static OrtStatus *compute_eight(const eight *k, OrtKernelContext *context, const float *scale, const uint8_t *zero) {
 	const OrtApi *api = k->from.api;
-	const OrtValue *in;
-	OrtValue *out;
-	int64_t shape[axes];
-	size_t n;
-	TRY(api->KernelContext_GetInput(context, 0, &in));
-	TRY(shape_of(api, in, shape, &n));
-	if (n < 1 || shape[n - 1] != k->m.k) return api->CreateStatus(ORT_INVALID_ARGUMENT, "rows for weights in 8 bits are of another length");
-	product8 p = {.m = &k->m, .rows = count(shape, n - 1)};
-	const void *data;
-	TRY(api->GetTensorData(in, &data));
+	product8 p = {.m = &k->m};
+	const void *x;
+	TRY(rows_of(api, context, k->m.k, k->m.n, &x, &p.rows, &p.y));
 	if (scale) {
-		p.q = data;
+		p.q = x;
 		p.scale = *scale;
 		p.zero = *zero;
 	} else {
-		p.x = data;
+		p.x = x;
 	}
-	shape[n - 1] = k->m.n;
-	TRY(api->KernelContext_GetOutput(context, 0, shape, n, &out));
-	TRY(api->GetTensorMutableData(out, (void **)&p.y));
 	if (p.rows == 0) return NULL;
 	p.scratch = scratch_of(&k->from, lookout_int8_plan(&p), NULL, 0);
 	if (!p.scratch) return api->CreateStatus(ORT_FAIL, "no memory for rows in 8 bits");
@@ -461,36 +458,31 @@ typedef struct {
 	float cube;
 } elementwise;
 
-static OrtStatus *create_elementwise(const OrtApi *api, const OrtKernelInfo *info, const char *attribute, void **out) {
+// create_elementwise reads the attribute, where there is one.
+static OrtStatus *create_elementwise(const OrtApi *api, const OrtKernelInfo *info, const char *attribute, elementwise of, void **out) {
+	of.api = api;
+	if (attribute) TRY(api->KernelInfoGetAttribute_float(info, attribute, &of.number));
 	elementwise *made = malloc(sizeof *made);
 	if (!made) return api->CreateStatus(ORT_FAIL, "no memory");
-	*made = (elementwise){.api = api};
-	OrtStatus *failed = api->KernelInfoGetAttribute_float(info, attribute, &made->number);
-	if (failed)
-		free(made);
-	else
-		*out = made;
-	return failed;
+	*made = of;
+	*out = made;
+	return NULL;
 }
 
 static OrtStatus *create_norm(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
 	(void)op;
-	return create_elementwise(api, info, "epsilon", out);
+	return create_elementwise(api, info, "epsilon", (elementwise){0}, out);
 }
 
 static OrtStatus *create_gelu(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
 	(void)op;
-	return create_elementwise(api, info, "alpha", out);
+	return create_elementwise(api, info, "alpha", (elementwise){0}, out);
 }
 
 // create_fast is GELU by the tangent (Hendrycks and Gimpel, arXiv:1606.08415): 1 + tanh(a) is 2 / (1 + e^-2a).
 static OrtStatus *create_fast(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	(void)op, (void)info;
-	elementwise *made = malloc(sizeof *made);
-	if (!made) return api->CreateStatus(ORT_FAIL, "no memory");
-	*made = (elementwise){.api = api, .number = 2 * 0.7978845608f, .cube = 0.044715f};
-	*out = made;
-	return NULL;
+	(void)op;
+	return create_elementwise(api, info, NULL, (elementwise){.number = 2 * 0.7978845608f, .cube = 0.044715f}, out);
 }
 
 // numbers are the rows of a run, which threads share.
