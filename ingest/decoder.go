@@ -95,7 +95,6 @@ func (d *decoder) start(cfg *Config, st *stream, codec *astiav.Codec, dev *astia
 	d.late = cfg.Threads > 1 && !cfg.Live && !st.live
 	if d.late {
 		d.ctx.SetThreadType(astiav.ThreadTypeFrame) // nobody waits for the newest picture
-		d.ctx.SetThreadCount(cfg.Threads + 1)       // two pictures ahead, while the caller scales the one before
 	} else {
 		d.ctx.SetFlags(d.ctx.Flags().Add(astiav.CodecContextFlagLowDelay))
 		d.ctx.SetThreadType(astiav.ThreadTypeSlice) // frame threads add a frame of delay each

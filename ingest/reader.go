@@ -54,9 +54,8 @@ type Config struct {
 	// CPU), cuda, cuda:N, vaapi or vaapi:/dev/dri/renderD128. It defaults to cpu.
 	Decoder string
 	// Threads is the number of decoding threads on the CPU, which share the
-	// slices of a picture. For a file that is not Live they have a picture each, and
-	// are one more, as the caller's goroutine scales. It defaults to 1: best for
-	// many streams.
+	// slices of a picture, or for a file that is not Live have a picture each. It
+	// defaults to 1: best for many streams.
 	Threads int
 	// Stills is how many sampled pictures are kept for Still, each at its full
 	// size (3 MB at 1080p). It defaults to 16; negative keeps none.
