@@ -24,9 +24,10 @@ func TestAllocatesNothingPerFrame(t *testing.T) {
 	if err := os.WriteFile(path, long.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, rate := range map[string]float64{"every frame": 0, "sampled": 5} {
+	for name, cfg := range map[string]Config{"every frame": {}, "sampled": {SampleRate: 5}, "ahead": {Threads: 2}} {
 		t.Run(name, func(t *testing.T) {
-			r := open(t, Config{URL: path, Width: 64, Height: 32, SampleRate: rate})
+			cfg.URL, cfg.Width, cfg.Height = path, 64, 32
+			r := open(t, cfg)
 			var f media.Frame
 			read := func() {
 				if err := r.ReadFrame(t.Context(), &f); err != nil {

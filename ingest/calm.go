@@ -134,8 +134,8 @@ func (r *Reader) forget() {
 // stand lets dst, just given, stand for what may follow it undecoded.
 func (r *Reader) stand(dst *media.Frame) {
 	c := &r.calm
-	// Where pictures leave the decoder late, one packet is not one picture.
-	if c.ready = c.still.Load() && !r.dec.late && !reorders(r.dec.ctx); c.ready {
+	// Where pictures leave the decoder in another order, one packet is not one picture.
+	if c.ready = c.still.Load() && !reorders(r.dec.ctx); c.ready {
 		c.pix, c.w, c.h = append(c.pix[:0], dst.Pix...), dst.Width, dst.Height
 	}
 }

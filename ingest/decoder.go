@@ -16,7 +16,7 @@ type decoder struct {
 	where  string             // "cpu" or the device's kind
 	device astiav.PixelFormat // of pictures in the device's memory
 	strict bool               // decoding on the CPU instead is an error
-	late   bool               // threads have a picture each: it comes out later than its packet went in
+	ahead  bool               // pictures are decoded before they are asked for (see ahead): nobody waits for the newest
 	note   string             // why auto fell back to the CPU
 	shadow *astiav.Frame      // a picture brought from the device
 }
@@ -91,14 +91,16 @@ func (d *decoder) start(cfg *Config, st *stream, codec *astiav.Codec, dev *astia
 			return err
 		}
 	}
-	d.ctx.SetThreadCount(cfg.Threads)
-	d.late = cfg.Threads > 1 && !cfg.Live && !st.live
-	if d.late {
-		d.ctx.SetThreadType(astiav.ThreadTypeFrame) // nobody waits for the newest picture
+	threads := cfg.Threads
+	d.ahead = threads > 1 && !cfg.Live && !st.live && dev == nil // a device has few pictures to decode into
+	if d.ahead {
+		threads-- // one scales
+		d.ctx.SetThreadType(astiav.ThreadTypeFrame)
 	} else {
 		d.ctx.SetFlags(d.ctx.Flags().Add(astiav.CodecContextFlagLowDelay))
 		d.ctx.SetThreadType(astiav.ThreadTypeSlice) // frame threads add a frame of delay each
 	}
+	d.ctx.SetThreadCount(threads)
 	if dev != nil {
 		d.ctx.SetThreadCount(1)
 		d.ctx.SetHardwareDeviceContext(dev)

@@ -53,9 +53,9 @@ type Config struct {
 	// Decoder is where to decode: cpu, auto (a device if there is one, else the
 	// CPU), cuda, cuda:N, vaapi or vaapi:/dev/dri/renderD128. It defaults to cpu.
 	Decoder string
-	// Threads is the number of decoding threads on the CPU, which share the
-	// slices of a picture, or for a file that is not Live have a picture each. It
-	// defaults to 1: best for many streams.
+	// Threads is the number of threads on the CPU. They share the slices of a
+	// picture; of a file that is not Live one scales what the others decode, which
+	// have a picture each. It defaults to 1: best for many streams.
 	Threads int
 	// Stills is how many sampled pictures are kept for Still, each at its full
 	// size (3 MB at 1080p). It defaults to 16; negative keeps none.
@@ -143,6 +143,7 @@ type Reader struct {
 	scaler scaler
 	stills stills
 	calm   calm
+	ahead  ahead
 
 	drained bool // the decoder was told that nothing follows
 	keyless bool // no key frame has come yet; of HEVC without one FFmpeg makes grey pictures
@@ -152,8 +153,8 @@ type Reader struct {
 
 	clock clock
 	began time.Time     // wall clock of media time 0
-	ahead time.Duration // what capture time is ahead of began + media time, for publishers
-	next  time.Duration // media time at which the next sample is due
+	early time.Duration // what capture time is ahead of began + media time, for publishers
+	due   time.Duration // media time of the next sample
 	seq   uint64
 
 	rate  atomic.Uint64 // Float64bits of the sampling rate
@@ -234,7 +235,6 @@ func (r *Reader) open(ctx context.Context, offset time.Duration) error {
 	if err := r.dec.open(&r.cfg, &r.st); err != nil {
 		return r.cfg.wrap("open the decoder of", err)
 	}
-	r.scaler.rotation = st.rotation
 	r.clock.start(&r.st, offset)
 	if r.began.IsZero() {
 		r.began = time.Now()
@@ -294,6 +294,7 @@ func (r *Reader) Close() error {
 	if r.cfg.Tap == nil && r.cfg.Packets == nil {
 		r.tap.Close()
 	}
+	r.halt()
 	r.closeInput()
 	r.calm.close()
 	r.scaler.close()
@@ -311,13 +312,14 @@ func (r *Reader) Close() error {
 // buffer is used again. It returns io.EOF at the end of a source that ends.
 func (r *Reader) ReadFrame(ctx context.Context, dst *media.Frame) error {
 	for {
-		at, err := r.decode(ctx)
+		p, err := r.await(ctx)
 		if err != nil {
 			return err
 		}
-		took, err := r.take(at, dst)
-		r.frame.Unref()
+		took, err := r.take(p, dst)
+		r.done(p)
 		if err != nil {
+			r.halt()
 			return r.cfg.wrap("scale a frame of", err)
 		}
 		if took {
@@ -444,7 +446,7 @@ func (r *Reader) feed(ctx context.Context) error {
 
 func (r *Reader) publish(at time.Duration) error {
 	if p, ok := r.src.(*packets); ok {
-		r.ahead = p.now.At.Capture.Sub(r.began.Add(at))
+		r.early = p.now.At.Capture.Sub(r.began.Add(at))
 		if r.tap != r.cfg.Packets {
 			m := *p.now // the payload is shared, the times are this Reader's
 			m.At = media.At(m.At.Capture, at)
@@ -505,39 +507,54 @@ func (r *Reader) capture(at time.Duration) time.Time {
 	if r.st.live && r.st.par != nil {
 		return time.Now()
 	}
-	return r.began.Add(at + r.ahead)
+	return r.began.Add(at + r.early)
 }
 
-// take scales the decoded frame into dst when its sample is due.
-func (r *Reader) take(at time.Duration, dst *media.Frame) (bool, error) {
+// take scales a picture into dst when its sample is due.
+func (r *Reader) take(p shown, dst *media.Frame) (bool, error) {
 	if rate := math.Float64frombits(r.rate.Load()); rate > 0 {
 		period := time.Duration(float64(time.Second) / rate)
-		if r.next > at+period { // the rate was raised
-			r.next = at
+		if r.due > p.at+period { // the rate was raised
+			r.due = p.at
 		}
 		// Half a frame early is nearer than half a frame late.
-		if at+r.clock.step/2 < r.next {
+		if p.at+p.step/2 < r.due {
 			r.stats.notDue.Add(1)
 			return false, nil
 		}
-		r.next = max(r.next+period, at+period/2)
+		r.due = max(r.due+period, p.at+period/2)
 	}
-	dst.Seq, dst.At = r.seq, media.At(r.capture(at), at)
+	dst.Seq, dst.At = p.seq, media.At(p.capture, p.at)
 	r.stats.sampled.Add(1)
-	if r.calm.held {
+	if p.held {
 		r.calm.repeat(dst)
 		return true, nil
 	}
-	f, err := r.dec.local(r.frame)
+	f, err := r.local(p)
 	if err != nil {
 		return false, err
 	}
+	r.scaler.rotation = p.rotation
 	if err := r.scaler.rgb(f, &r.cfg, dst); err != nil {
 		return false, err
 	}
-	r.stills.keep(f, r.seq, r.st.rotation)
-	r.stand(dst)
+	r.stills.keep(f, p.seq, p.rotation)
+	if r.ahead.got == nil {
+		r.stand(dst)
+	}
 	return true, nil
+}
+
+// local gives a picture's frame in memory, wherever it was decoded.
+func (r *Reader) local(p shown) (*astiav.Frame, error) {
+	if r.ahead.got != nil {
+		return p.frame, nil
+	}
+	f, err := r.dec.local(p.frame)
+	if r.dec.note != r.Info().Note { // the device would not have it
+		r.tellInfo()
+	}
+	return f, err
 }
 
 // countRate counts a frame that came d after the one before.

@@ -92,7 +92,7 @@ func (s *Supervised) ReadFrame(ctx context.Context, dst *media.Frame) error {
 
 func (s *Supervised) live() Status {
 	st := Status{State: Live}
-	if note := s.r.dec.note; note != s.note {
+	if note := s.r.Info().Note; note != s.note {
 		s.note, st.Note = note, note
 	}
 	return st
@@ -118,6 +118,7 @@ func (s *Supervised) read(ctx context.Context, dst *media.Frame) error {
 // lose closes what has failed. What comes after does not go on from it: viewers
 // start again at a key frame.
 func (s *Supervised) lose(err error) {
+	s.r.halt()
 	s.r.closeInput()
 	if s.r.tap != s.r.cfg.Packets { // a publisher cuts its own
 		s.r.tap.Cut()
