@@ -49,6 +49,9 @@ func Run(ctx context.Context, dir string, e Engine, opt Options) (*Report, error
 	var jobs []func() error
 	for i, c := range clips {
 		jobs = append(jobs, func() error { return s.normal(ctx, e, i, c) })
+		if c.Split != "ood" && i%(len(clips)/timed+1) == 0 {
+			jobs = append(jobs, func() error { return s.speed(ctx, e, i, c) })
+		}
 		if c.Split != "ood" && s.has(i) {
 			for _, mode := range []Mode{Reset, Shuffled} {
 				jobs = append(jobs, func() error { return s.temporal(ctx, e, i, c, mode) })
@@ -245,26 +248,30 @@ func (s *scorer) normal(ctx context.Context, e Engine, i int, c *clip) error {
 		steps = append(steps, s.labels(i, c)...)
 	}
 	flagged := false
-	tm := timing{}
-	err := s.play(ctx, e, c, Normal, steps, func(n int, d time.Duration, ood bool) {
-		flagged = flagged || ood
-		tm.frames += n
-		tm.seconds += d.Seconds()
-	})
-	if err != nil {
+	if err := s.play(ctx, e, c, Normal, steps, func(_ int, _ time.Duration, ood bool) { flagged = flagged || ood }); err != nil {
 		return err
 	}
 	if c.Split == "ood" {
 		s.flagged.add(i, flagged)
 	} else {
 		s.mistaken.add(i, flagged)
-		tm.says = s.times[i].says
-		s.times[i] = tm
 	}
 	if flagged != (c.Split == "ood") {
 		s.opt.Log("%s: out of domain: %v", c.Video, flagged)
 	}
 	return nil
+}
+
+// timed is how many clips are played once more for their speed, about.
+const timed = 100
+
+// speed plays a clip without a question in between.
+func (s *scorer) speed(ctx context.Context, e Engine, i int, c *clip) error {
+	return s.play(ctx, e, c, Normal, []step{{t: c.Duration, do: func(context.Context, Stream) error { return nil }}}, func(n int, d time.Duration, _ bool) {
+		tm := s.times[i]
+		tm.frames, tm.seconds = n, d.Seconds()
+		s.times[i] = tm
+	})
 }
 
 // temporal runs a clip once more for its temporal items.

@@ -177,9 +177,13 @@ func (b *Batcher) Encode(ctx context.Context, f *media.Frame, dst *Encoded) erro
 
 // encodeAt is Encode for a stream with a place in the queue. It gives errLate for
 // a frame whose time is over before it was taken up.
-func (b *Batcher) encodeAt(ctx context.Context, f *media.Frame, dst *Encoded, p *place) (err error) {
+func (b *Batcher) encodeAt(ctx context.Context, f *media.Frame, dst *Encoded, p *place) error {
+	return b.end(ctx, b.begin(f, dst, p))
+}
+
+// begin puts f into the queue; end or drop must follow.
+func (b *Batcher) begin(f *media.Frame, dst *Encoded, p *place) *encodeRequest {
 	r := b.idle.Get().(*encodeRequest)
-	defer b.idle.Put(r)
 	r.frame, r.dst, r.place, r.deadline = f, dst, p, time.Time{}
 	if p.within > 0 {
 		r.deadline = time.Now().Add(p.within)
@@ -194,6 +198,12 @@ func (b *Batcher) encodeAt(ctx context.Context, f *media.Frame, dst *Encoded, p 
 	case b.wake <- struct{}{}:
 	default: // it is told already
 	}
+	return r
+}
+
+// end waits for what begin began.
+func (b *Batcher) end(ctx context.Context, r *encodeRequest) (err error) {
+	defer b.idle.Put(r)
 	select {
 	case err = <-r.err:
 	case <-ctx.Done():
@@ -201,8 +211,14 @@ func (b *Batcher) encodeAt(ctx context.Context, f *media.Frame, dst *Encoded, p 
 	case <-b.done:
 		err = b.leave(r, errStopped)
 	}
-	p.kept, p.turn = errors.Is(err, errLate), r.turn
+	r.place.kept, r.place.turn = errors.Is(err, errLate), r.turn
 	return err
+}
+
+// drop lets go of what begin began.
+func (b *Batcher) drop(r *encodeRequest) {
+	_ = b.leave(r, nil) // nobody wants it
+	b.idle.Put(r)
 }
 
 // leave takes r out of the queue and gives why; a call that has r already is

@@ -24,11 +24,22 @@ type Looker struct {
 	place  place // in the encoder's queue
 	gate   gate
 	enc    Encoded
+	spare  Encoded      // where the next frame is encoded before its Look
+	follow *media.Frame // of which that is to be begun
+	begun  begun
 	tokens tensor.View[float32] // [patches, dim] of the last encoded frame
 	recent []bool               // of the last frames: unlike the training
 	at     int
 	ood    bool
 	novel  float32
+}
+
+// begun is a frame whose Look has begun: frame is nil when there is none.
+type begun struct {
+	frame   *media.Frame
+	pass    bool           // the gate lets it through
+	held    int            // frames that the gate has held back until then
+	request *encodeRequest // nil when it does not pass
 }
 
 // domainWindow is how many frames decide whether the scene is known, and
@@ -43,17 +54,7 @@ func NewLooker(m *Models, b *Batcher, gateThreshold float64) (*Looker, error) {
 		return nil, fmt.Errorf("pipeline: new session: %w", err)
 	}
 	i := m.Info
-	l := &Looker{info: i, batch: b, session: s, gate: gate{threshold: gateThreshold}, recent: make([]bool, 0, domainWindow),
-		enc: Encoded{Tokens: tensor.Make[float32](1, i.Patches, i.Dim)}}
-	if i.Embed > 0 {
-		l.enc.Image = tensor.Make[float32](1, i.Embed)
-	}
-	if i.Patched {
-		l.enc.Patch = tensor.Make[float32](1, i.Patches, i.Embed)
-	}
-	if i.DomainThreshold > 0 {
-		l.enc.Distance = make([]float32, 1)
-	}
+	l := &Looker{info: i, batch: b, session: s, gate: gate{threshold: gateThreshold}, recent: make([]bool, 0, domainWindow), enc: oneEncoded(i)}
 	if m.NewMemory != nil {
 		if l.memory, err = m.NewMemory(); err != nil {
 			return nil, errors.Join(fmt.Errorf("pipeline: new memory: %w", err), s.Close())
@@ -62,6 +63,21 @@ func NewLooker(m *Models, b *Batcher, gateThreshold float64) (*Looker, error) {
 	l.tokens = l.enc.Tokens.At(0)
 	l.thrifty, _ = s.(Thrifty)
 	return l, nil
+}
+
+// oneEncoded has room for one frame.
+func oneEncoded(i ModelInfo) Encoded {
+	e := Encoded{Tokens: tensor.Make[float32](1, i.Patches, i.Dim)}
+	if i.Embed > 0 {
+		e.Image = tensor.Make[float32](1, i.Embed)
+	}
+	if i.Patched {
+		e.Patch = tensor.Make[float32](1, i.Patches, i.Embed)
+	}
+	if i.DomainThreshold > 0 {
+		e.Distance = make([]float32, 1)
+	}
+	return e
 }
 
 // Seen is what one frame showed.
@@ -91,15 +107,17 @@ type Seen struct {
 // and nothing more is to be done.
 func (l *Looker) Look(ctx context.Context, f *media.Frame) (Seen, error) {
 	began := time.Now()
-	pass := l.gate.pass(f)
-	seen := Seen{Encoded: pass, Settled: l.gate.held > 2*l.info.Window, OutOfDomain: l.ood, Picture: l.picture(), Novelty: l.novel}
-	if pass {
-		if err := l.batch.encodeAt(ctx, f, &l.enc, &l.place); err != nil {
-			if errors.Is(err, errLate) {
-				l.gate.forget()
-			}
-			return seen, fmt.Errorf("encode: %w", err)
+	pass, held, err := l.encode(ctx, f)
+	seen := Seen{Encoded: pass, Settled: held > 2*l.info.Window, OutOfDomain: l.ood, Picture: l.picture(), Novelty: l.novel}
+	if err != nil {
+		if errors.Is(err, errLate) {
+			l.gate.forget()
 		}
+		return seen, fmt.Errorf("encode: %w", err)
+	}
+	if l.follow != nil {
+		l.begin(l.follow)
+		l.follow = nil
 	}
 	if len(l.enc.Distance) > 0 {
 		seen.Distance = l.enc.Distance[0]
@@ -123,6 +141,51 @@ func (l *Looker) Look(ctx context.Context, f *media.Frame) (Seen, error) {
 		return seen, fmt.Errorf("append a frame: %w", err)
 	}
 	return seen, nil
+}
+
+// Expect tells which frame comes after that of the next Look: it is encoded while
+// that one is remembered and read, so that a file takes less time. It must not
+// change before its own Look.
+func (l *Looker) Expect(f *media.Frame) { l.follow = f }
+
+// encode leaves in l.enc what f looks like, or what the last one did that passed
+// the gate. held is how many the gate has held back since.
+func (l *Looker) encode(ctx context.Context, f *media.Frame) (pass bool, held int, err error) {
+	if l.begun.frame != f {
+		l.drop()
+		if pass = l.gate.pass(f); pass {
+			err = l.batch.encodeAt(ctx, f, &l.enc, &l.place)
+		}
+		return pass, l.gate.held, err
+	}
+	b := l.begun
+	l.begun = begun{}
+	if b.request != nil {
+		err = l.batch.end(ctx, b.request)
+		l.enc, l.spare = l.spare, l.enc
+		l.tokens = l.enc.Tokens.At(0)
+	}
+	return b.pass, b.held, err
+}
+
+// begin begins to encode a frame whose Look is the next.
+func (l *Looker) begin(f *media.Frame) {
+	if l.spare.Tokens.Data == nil {
+		l.spare = oneEncoded(l.info)
+	}
+	l.begun = begun{frame: f, pass: l.gate.pass(f), held: l.gate.held}
+	if l.begun.pass {
+		l.begun.request = l.batch.begin(f, &l.spare, &l.place)
+	}
+}
+
+// drop lets go of a frame that was expected and did not come.
+func (l *Looker) drop() {
+	if l.begun.request != nil {
+		l.batch.drop(l.begun.request)
+		l.gate.forget()
+	}
+	l.begun = begun{}
 }
 
 func (l *Looker) picture() Picture {
@@ -206,6 +269,8 @@ func (l *Looker) Forget() {
 // Reset makes the Looker as new: for a source that came back as another scene.
 func (l *Looker) Reset() error {
 	l.Forget()
+	l.drop()
+	l.follow = nil
 	l.gate = gate{threshold: l.gate.threshold}
 	l.recent, l.at, l.ood, l.novel = l.recent[:0], 0, false, 0
 	return l.session.Reset()
@@ -213,6 +278,7 @@ func (l *Looker) Reset() error {
 
 // Close frees the session and the memory.
 func (l *Looker) Close() error {
+	l.drop()
 	err := l.session.Close()
 	if l.memory != nil {
 		err = errors.Join(err, l.memory.Close())

@@ -58,7 +58,7 @@ func withEngine(ctx context.Context, g *global, do func(ctx context.Context, e *
 		conf.Log.Level = "warn" // whoever asks one thing wants one answer
 	}
 	log := logger(conf.Log)
-	e, err := engine.OpenAlone(conf, log)
+	e, err := engine.Open(conf, log)
 	if err != nil {
 		return err
 	}
@@ -89,27 +89,36 @@ func look(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, url string
 	defer l.Close()
 	bar := newBar(src.Duration())
 	defer bar.done()
-	var f media.Frame
-	for {
-		if err := src.ReadFrame(ctx, &f); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if src.Duration() == 0 && endless > 0 && f.At.Media >= endless {
+	file := src.Duration() > 0 // who watches something live is not to wait for the picture after
+	now, next := new(media.Frame), new(media.Frame)
+	err = src.ReadFrame(ctx, now)
+	for err == nil {
+		if !file && endless > 0 && now.At.Media >= endless {
 			return nil
 		}
-		bar.at(f.At.Media)
-		seen, err := l.Look(ctx, &f)
-		if err != nil {
-			return err
+		bar.at(now.At.Media)
+		if file {
+			if err = src.ReadFrame(ctx, next); err == nil {
+				l.Expect(next)
+			} else if !errors.Is(err, io.EOF) {
+				return err
+			}
 		}
-		if err := do(&f, l, seen); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
+		seen, lookErr := l.Look(ctx, now)
+		if lookErr != nil {
+			return lookErr
 		}
+		if doErr := do(now, l, seen); doErr != nil {
+			err = doErr
+		} else if !file {
+			err = src.ReadFrame(ctx, next)
+		}
+		now, next = next, now
 	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }
 
 // publish makes a function an event.Publisher.

@@ -44,7 +44,7 @@ type evaluated struct {
 	mode  eval.Mode
 	order *rand.Rand // of shuffled frames; the seed is fixed
 
-	next   *media.Frame // read, and not yet fed
+	coming []*media.Frame // read, and not yet fed
 	window []*media.Frame
 	seen   pipeline.Seen
 	end    bool
@@ -53,23 +53,27 @@ type evaluated struct {
 func (s *evaluated) Advance(ctx context.Context, until time.Duration) (int, error) {
 	n := 0
 	for {
-		if s.next == nil && !s.end {
+		for len(s.coming) < 2 && !s.end {
 			f := new(media.Frame)
 			if err := s.src.ReadFrame(ctx, f); errors.Is(err, io.EOF) {
 				s.end = true
 			} else if err != nil {
 				return n, err
 			} else {
-				s.next = f
+				s.coming = append(s.coming, f)
 			}
 		}
-		if s.next == nil || s.next.At.Media > until {
+		if len(s.coming) == 0 || s.coming[0].At.Media > until {
 			break
 		}
-		if err := s.feed(ctx, s.next); err != nil {
+		// What comes behind until is not begun: it would be encoded while others are timed.
+		if s.mode == eval.Normal && len(s.coming) > 1 && s.coming[1].At.Media <= until {
+			s.l.Expect(s.coming[1])
+		}
+		if err := s.feed(ctx, s.coming[0]); err != nil {
 			return n, err
 		}
-		s.next = nil
+		s.coming = append(s.coming[:0], s.coming[1:]...)
 		n++
 	}
 	if s.mode == eval.Shuffled && n > 0 {
@@ -77,7 +81,7 @@ func (s *evaluated) Advance(ctx context.Context, until time.Duration) (int, erro
 			return n, err
 		}
 	}
-	if s.end {
+	if s.end && len(s.coming) == 0 {
 		return n, io.EOF
 	}
 	return n, nil

@@ -63,7 +63,7 @@ func sourceConfig(c configs.Stream, i pipeline.ModelInfo, tap *media.Tap) ingest
 func (e *Engine) OpenSource(ctx context.Context, c configs.Stream, tap *media.Tap) (Source, error) {
 	conf := sourceConfig(c, e.Models.Info, tap)
 	var back func()
-	conf.Threads, back = e.Runtime.Lend(c.Threads)
+	conf.Threads, back = e.Runtime.Lend(max(c.Threads, 2)) // one scales what the other decodes
 	r, err := ingest.Open(ctx, conf)
 	if err != nil {
 		back()
