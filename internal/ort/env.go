@@ -40,9 +40,6 @@ type Config struct {
 	// waits for as many as its session takes. Lend lends of as many.
 	// It defaults to the CPUs this process may use.
 	Threads int
-	// Alone says that one stream is watched at a time: small graphs then use
-	// all threads too, where otherwise a second stream would have them.
-	Alone bool
 	// CacheDir holds graphs prepared for this machine, so that the next start
 	// is quick. Empty: none are kept.
 	CacheDir string

@@ -63,7 +63,7 @@ func preparedAttention(t *testing.T, name string, changes bool) {
 		t.Fatal(err)
 	}
 	load := func(src Source) *Session {
-		s, err := e.NewSession(src, Options{})
+		s, err := e.NewSession(src, Options{Threads: 2})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,14 +134,14 @@ func TestPreparedProducts(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			e := open(t, Config{CacheDir: dir, Threads: 2, Alone: true})
+			e := open(t, Config{CacheDir: dir, Threads: 2})
 			path := filepath.Join("testdata", c.name+".onnx")
 			data, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
 			load := func(src Source) *Session {
-				s, err := e.NewSession(src, Options{})
+				s, err := e.NewSession(src, Options{Threads: 2})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -209,10 +209,10 @@ func twice(t *testing.T, e *Env, name string) (data []byte, library, own *Sessio
 	if err != nil {
 		t.Fatal(err)
 	}
-	if library, err = e.NewSession(Source{Data: data}, Options{}); err != nil {
+	if library, err = e.NewSession(Source{Data: data}, Options{Threads: 2}); err != nil {
 		t.Fatal(err)
 	}
-	if own, err = e.NewSession(Source{Path: path}, Options{}); err != nil {
+	if own, err = e.NewSession(Source{Path: path}, Options{Threads: 2}); err != nil {
 		t.Fatal(err)
 	}
 	return data, library, own
@@ -251,7 +251,7 @@ func TestOwnAttention(t *testing.T) {
 		t.Skip("this CPU has no AVX-512 VNNI")
 	}
 	dir := t.TempDir()
-	e := open(t, Config{CacheDir: dir, Threads: 2, Alone: true})
+	e := open(t, Config{CacheDir: dir, Threads: 2})
 	for _, name := range []string{"attention.onnx", "attention_partial.onnx"} {
 		_, library, own := twice(t, e, name)
 		want := attend(t, library)

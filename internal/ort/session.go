@@ -34,8 +34,7 @@ type Options struct {
 	// Threads is how many threads one run uses. It defaults to one for a file
 	// under 16 MB, whose operators are too short to share well (the embedded
 	// encoder takes 4.8 ms with one thread, 3.4 ms with two on an idle machine
-	// and twice that on a busy one), and to all of the Env's for larger ones,
-	// and for those of an Env that is Alone.
+	// and twice that on a busy one), and to all of the Env's for larger ones.
 	Threads int
 	// Stoppable lets Run be stopped in the middle, at the cost of a few small
 	// allocations a run. Files of 16 MB and more always are.
@@ -119,7 +118,7 @@ func (e *Env) share(size int64, n int) int {
 	switch {
 	case e.cuda:
 		return 1
-	case n <= 0 && size < small && !e.cfg.Alone:
+	case n <= 0 && size < small:
 		return 1
 	case n <= 0:
 		n = e.cfg.Threads

@@ -39,13 +39,8 @@ type Engine struct {
 
 // Open loads what the configuration names. Only one Engine may be open in a
 // process.
-func Open(c configs.Config, log *slog.Logger) (*Engine, error) { return start(c, log, false) }
-
-// OpenAlone is Open for one stream at a time, which gets all threads.
-func OpenAlone(c configs.Config, log *slog.Logger) (*Engine, error) { return start(c, log, true) }
-
-func start(c configs.Config, log *slog.Logger, alone bool) (_ *Engine, err error) {
-	env, err := ort.Open(ort.Config{Device: c.Device, Threads: c.Threads, Alone: alone, CacheDir: PreparedDir(), Logger: log})
+func Open(c configs.Config, log *slog.Logger) (_ *Engine, err error) {
+	env, err := ort.Open(ort.Config{Device: c.Device, Threads: c.Threads, CacheDir: PreparedDir(), Logger: log})
 	if err != nil {
 		return nil, err
 	}
