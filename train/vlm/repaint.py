@@ -16,13 +16,7 @@ from .data import Shards
 
 SHARE = 0.35  # of the clips
 KINDS_PAINTED = ("person", "car", "van", "bicycle", "ball")
-SPREAD = 0.11  # the cover at which a colour has 63 % of its effect on a token: nearly all of it is there at a quarter of the patch
 RARE = 4  # how much likelier a coat is that no picture shows: else what is told of colours would be led by how rare it is
-
-
-def strength(cover: np.ndarray) -> np.ndarray:
-    """How much of a colour's effect is in a token whose patch it covers to so many per cent."""
-    return 1 - np.exp(-cover.astype(np.float32) / (100 * SPREAD))
 
 
 def effects(data: Shards, tokens: np.ndarray, clips: int = 500, frames=(3, 9, 15, 21)) -> np.ndarray:
@@ -32,8 +26,8 @@ def effects(data: Shards, tokens: np.ndarray, clips: int = 500, frames=(3, 9, 15
         g, light = data.grids(i), np.eye(len(LIGHT))[LIGHT.index(data.lines[i]["light"])]
         for f in frames:
             cls, color, cover = (g[k][f].ravel() for k in ("cls", "color", "cover"))
-            at = (color > 0) & (cover >= 10)
-            part = strength(cover[at, None])
+            at = (color > 0) & (cover >= 25)
+            part = cover[at, None] / 100
             xs.append(np.concatenate([np.eye(len(KINDS))[cls[at]] * part, np.eye(len(COLORS))[color[at]] * part, np.broadcast_to(light, (at.sum(), len(LIGHT)))], 1))
             ys.append(tokens[i, f][at].astype(np.float32))
     x, y = np.concatenate(xs), np.concatenate(ys)
@@ -53,6 +47,6 @@ def repaint(x: np.ndarray, grids: dict, actors, coats: dict[int, str], effect: n
     x = x.astype(np.float32)
     for a in actors:
         if a.id in coats:
-            at = (grids["actor"].reshape(x.shape[:2]) == a.id + 1) * strength(grids["cover"].reshape(x.shape[:2]))
-            x += at[..., None] * (effect[COLOR[coats[a.id]]] - effect[COLOR[a.color]])
+            at = (grids["actor"].reshape(x.shape[:2]) == a.id + 1) * grids["cover"].reshape(x.shape[:2]) / 100
+            x += at[..., None].astype(np.float32) * (effect[COLOR[coats[a.id]]] - effect[COLOR[a.color]])
     return x

@@ -12,7 +12,7 @@ D = 24
 
 
 class Yard:
-    """Clips in whose tokens kind, colour and light add up, each as strong as its patch is covered, which is nearly so in the encoder's."""
+    """Clips in whose tokens kind, colour and light add up, as they nearly do in the encoder's."""
 
     def __init__(self, clips: int):
         r = np.random.default_rng(0)
@@ -25,14 +25,14 @@ class Yard:
             for a in actors:
                 at = np.s_[:, 3 * a.id : 3 * a.id + 2, int(r.integers(12)) : int(r.integers(12, GRID_W))]
                 g["actor"][at], g["cls"][at], g["color"][at] = a.id + 1, KIND[a.kind], COLOR[a.color]
-                g["cover"][at] = r.integers(5, 100, g["cover"][at].shape)
+                g["cover"][at] = r.integers(30, 100, g["cover"][at].shape)
             self.lines.append({"light": LIGHT[light]})
             self.g.append(g), self.actors.append(actors)
             self.tok.append(self.tokens(g, light))
 
     def tokens(self, g, light):
         flat = {k: v.reshape(self.frames, -1) for k, v in g.items()}
-        part = repaint.strength(flat["cover"][..., None])
+        part = flat["cover"][..., None] / 100
         return ((self.of["kind"][flat["cls"]] + self.of["color"][flat["color"]]) * part + self.of["light"][light]).astype(np.float32)
 
     def __len__(self):
