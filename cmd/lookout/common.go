@@ -100,9 +100,7 @@ func look(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, url string
 		if file {
 			if err = src.ReadFrame(ctx, next); err == nil {
 				l.Expect(next)
-			} else if !errors.Is(err, io.EOF) {
-				return err
-			}
+			} // else now is the last, and is looked at all the same
 		}
 		seen, lookErr := l.Look(ctx, now)
 		if lookErr != nil {
