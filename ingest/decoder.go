@@ -100,11 +100,11 @@ func (d *decoder) start(cfg *Config, st *stream, codec *astiav.Codec, dev *astia
 		d.ctx.SetFlags(d.ctx.Flags().Add(astiav.CodecContextFlagLowDelay))
 		d.ctx.SetThreadType(astiav.ThreadTypeSlice) // frame threads add a frame of delay each
 	}
-	d.ctx.SetThreadCount(threads)
 	if dev != nil {
-		d.ctx.SetThreadCount(1)
+		threads = 1
 		d.ctx.SetHardwareDeviceContext(dev)
 	}
+	d.ctx.SetThreadCount(threads)
 	if err := d.ctx.Open(codec, nil); err != nil {
 		d.ctx.Free()
 		d.ctx = nil

@@ -24,9 +24,9 @@ type Looker struct {
 	place  place // in the encoder's queue
 	gate   gate
 	enc    Encoded
-	spare  Encoded      // where the next frame is encoded before its Look
-	follow *media.Frame // of which that is to be begun
+	expect *media.Frame // what Expect told, until its encoding has begun
 	begun  begun
+	spare  Encoded // where that is encoded
 	tokens tensor.View[float32] // [patches, dim] of the last encoded frame
 	recent []bool               // of the last frames: unlike the training
 	at     int
@@ -34,7 +34,7 @@ type Looker struct {
 	novel  float32
 }
 
-// begun is a frame whose Look has begun: frame is nil when there is none.
+// begun is a frame that is encoded before its Look: frame is nil when there is none.
 type begun struct {
 	frame   *media.Frame
 	pass    bool           // the gate lets it through
@@ -115,9 +115,9 @@ func (l *Looker) Look(ctx context.Context, f *media.Frame) (Seen, error) {
 		}
 		return seen, fmt.Errorf("encode: %w", err)
 	}
-	if l.follow != nil {
-		l.begin(l.follow)
-		l.follow = nil
+	if l.expect != nil {
+		l.begin(l.expect)
+		l.expect = nil
 	}
 	if len(l.enc.Distance) > 0 {
 		seen.Distance = l.enc.Distance[0]
@@ -146,7 +146,7 @@ func (l *Looker) Look(ctx context.Context, f *media.Frame) (Seen, error) {
 // Expect tells which frame comes after that of the next Look: it is encoded while
 // that one is remembered and read, so that a file takes less time. It must not
 // change before its own Look.
-func (l *Looker) Expect(f *media.Frame) { l.follow = f }
+func (l *Looker) Expect(f *media.Frame) { l.expect = f }
 
 // encode leaves in l.enc what f looks like, or what the last one did that passed
 // the gate. held is how many the gate has held back since.
@@ -270,7 +270,7 @@ func (l *Looker) Forget() {
 func (l *Looker) Reset() error {
 	l.Forget()
 	l.drop()
-	l.follow = nil
+	l.expect = nil
 	l.gate = gate{threshold: l.gate.threshold}
 	l.recent, l.at, l.ood, l.novel = l.recent[:0], 0, false, 0
 	return l.session.Reset()

@@ -9,18 +9,23 @@ import (
 	"github.com/lookout-video/lookout/media"
 )
 
+// running gives a Batcher that serves until the test ends.
+func running(t *testing.T, m *testModel) *Batcher {
+	b := NewBatcher(m, testInfo, 1)
+	ctx, stop := context.WithCancel(context.Background())
+	var run sync.WaitGroup
+	run.Go(func() { _ = b.Run(ctx) })
+	t.Cleanup(func() { stop(); run.Wait() })
+	return b
+}
+
 // TestExpectedFramesAreSeenTheSame looks at frames with and without telling what
 // comes, and at some that were not told of, or told of and never shown.
 func TestExpectedFramesAreSeenTheSame(t *testing.T) {
 	m := &testModel{}
 	models := &Models{Info: testInfo, Encoder: m, NewSession: func() (Session, error) { return &testSession{m: m, asked: new(atomic.Int32)}, nil },
 		NewMemory: func() (StreamMemory, error) { return &testMemory{last: -1}, nil }}
-	b := NewBatcher(m, testInfo, 4)
-	ctx, stop := context.WithCancel(t.Context())
-	var run sync.WaitGroup
-	run.Go(func() { _ = b.Run(ctx) })
-	defer run.Wait()
-	defer stop()
+	b := running(t, m)
 	scenes := []uint8{10, 10, 20, 20, 20, 30, strange, strange, strange, strange, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 20}
 	// told[i] is which of scenes, behind i, is said to follow; none when it is 0.
 	for name, told := range map[string]func(i int) int{
@@ -79,12 +84,7 @@ func TestExpectedFramesAreSeenTheSame(t *testing.T) {
 // TestTheExpectedFrameIsEncodedAhead sees the encoder take up a frame before its Look.
 func TestTheExpectedFrameIsEncodedAhead(t *testing.T) {
 	m := &testModel{gate: make(chan struct{})}
-	b := NewBatcher(m, testInfo, 1)
-	ctx, stop := context.WithCancel(t.Context())
-	var run sync.WaitGroup
-	run.Go(func() { _ = b.Run(ctx) })
-	defer run.Wait()
-	defer stop()
+	b := running(t, m)
 	l, err := NewLooker(&Models{Info: testInfo, Encoder: m, NewSession: func() (Session, error) { return &testSession{m: m}, nil }}, b, 0)
 	if err != nil {
 		t.Fatal(err)
