@@ -26,7 +26,7 @@ type Looker struct {
 	enc    Encoded
 	expect *media.Frame // what Expect told, until its encoding has begun
 	begun  begun
-	spare  Encoded // where that is encoded
+	spare  Encoded              // where that is encoded
 	tokens tensor.View[float32] // [patches, dim] of the last encoded frame
 	recent []bool               // of the last frames: unlike the training
 	at     int
