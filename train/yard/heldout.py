@@ -3,6 +3,7 @@
 Run from train/:
   python -m yard.heldout set --to ../testdata/yard          the committed set (small)
   python -m yard.heldout set --to DIR --clips 1000           the large one, from the same seeds and on
+  python -m yard.heldout val --to DIR --clips 500            one to choose by what is told: of other seeds
   python -m yard.heldout demo --to ../assets/demo.mp4
 """
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .render import SEED0
 from .scene import HEIGHT, VISIBLE, WIDTH, Renderer, Scene, _actor, _color, _give_box, make_scene, truth
 
 FPS = 12
+SEEDS = {"set": (SEED0["test"], SEED0["unseen"], 7_500_000), "val": (5_200_000, 6_200_000, 5_700_000)}  # of test clips, unseen pairs, idle ones
 SETTLE = 0.3  # seconds that an event needs to be seen; nothing is asked of a moment nearer to one, or near the end of its being recent
 
 
@@ -223,7 +225,7 @@ def demo_scene(seed: int, duration: float) -> Scene:
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("what", choices=["set", "demo", "ood"])
+    ap.add_argument("what", choices=["set", "val", "demo", "ood"])
     ap.add_argument("--to", required=True)
     ap.add_argument("--clips", type=int, default=40, help="test clips; a quarter as many of unseen pairs, a seventh idle ones")
     ap.add_argument("--ood", type=int, default=21)
@@ -237,10 +239,8 @@ def main() -> None:
         dump(os.path.splitext(a.to)[0] + ".json", facts(s, os.path.basename(a.to), "test", 60.0, a.seed))
         return
     os.makedirs(a.to, exist_ok=True)
-    if a.what == "set":
-        jobs = [(a.to, "test", i, SEED0["test"] + i) for i in range(a.clips)]
-        jobs += [(a.to, "unseen", i, SEED0["unseen"] + i) for i in range(a.clips // 4)]
-        jobs += [(a.to, "idle", i, 7_500_000 + i) for i in range(round(a.clips / 7))]
+    if a.what in SEEDS:
+        jobs = [(a.to, split, i, first + i) for (split, n), first in zip((("test", a.clips), ("unseen", a.clips // 4), ("idle", round(a.clips / 7))), SEEDS[a.what]) for i in range(n)]
         with multiprocessing.get_context("spawn").Pool(a.workers) as pool:
             for i, _ in enumerate(pool.imap_unordered(yard_clip, jobs), 1):
                 if i % 50 == 0 or i == len(jobs):
