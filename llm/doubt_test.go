@@ -61,10 +61,12 @@ func TestDoubtedAnswers(t *testing.T) {
 		"cut off":  {0.9, Request{Task: Describe, MaxTokens: 2}, "h", Piece{First: true, Tokens: 2, Stop: StopLength}},
 		"nothing":  {0.9, Request{Task: Changes}, "", Piece{First: true, Nothing: true, Stop: StopEnd}},
 		"asked":    {0.99, Request{Task: Ask, Question: "y"}, "yes", Piece{YesProb: 1 / (1 + math.Exp(-1)), HasYes: true, Tokens: 1, Stop: StopEnd}},
+		"doubted":  {0.99999, Request{Task: Ask, Question: "r", MaxTokens: 3}, "", Piece{First: true, CannotTell: true, YesProb: 0.5, Doubted: 1, Tokens: 3, Stop: StopLength}},
+		"answered": {0.9, Request{Task: Ask, Question: "r", MaxTokens: 3}, "aaa", Piece{First: true, YesProb: 0.5, Tokens: 3, Stop: StopLength}},
 		"drawn":    {0.99, Request{Task: Describe, Temperature: 0.01}, "hé!", Piece{Tokens: 5, Stop: StopEnd}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m.sure = map[Task]float64{Describe: c.sure, Changes: c.sure}
+			m.sure = map[Task]float64{Describe: c.sure, Changes: c.sure, Ask: c.sure}
 			text, last := answerOf(t, s, c.req)
 			if last.Text = ""; math.Abs(last.YesProb-c.last.YesProb) < 1e-6 {
 				last.YesProb = c.last.YesProb

@@ -59,8 +59,8 @@ type Piece struct {
 	YesProb float64
 	HasYes  bool
 	// Nothing is set when there is nothing new to tell, CannotTell when the
-	// frames do not show the answer, or when each sentence of a description was
-	// doubted. Either piece is the only one.
+	// frames do not show the answer, or when each sentence of a description or
+	// an answer was doubted. Either piece is the only one.
 	Nothing, CannotTell bool
 	// Tokens counts those made so far, for what was left out too.
 	Tokens int
@@ -129,6 +129,9 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 		if len(s.spoken) == 0 {
 			next.HasYes = req.Task == Ask && (id == t.Yes || id == t.No)
 			next.Nothing, next.CannotTell = id == t.Nothing, id == t.CannotTell
+			if next.HasYes {
+				doubts.least = 0 // its probability goes with it
+			}
 		}
 		if id == t.End || id == t.Nothing || id == t.CannotTell {
 			next.Stop = StopEnd
@@ -146,7 +149,7 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 			next.add(doubts.end(text.Flush(), next.Stop == StopRepeat))
 			next.Tokens, next.Doubted = len(s.spoken), doubts.n
 			if next.First && next.Text == "" && doubts.n > 0 {
-				next.Nothing, next.CannotTell = req.Task == Changes, req.Task == Describe
+				next.Nothing, next.CannotTell = req.Task == Changes, req.Task != Changes
 			}
 			give(next)
 			return nil

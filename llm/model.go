@@ -54,7 +54,7 @@ type Model struct {
 func Open(b *model.Bundle, env *ort.Env) (*Model, error) {
 	m := &Model{
 		name: b.Name, dec: b.Manifest.Decoder, ids: b.Manifest.Tokens, yesNo: b.Manifest.Calibration.YesNoTemperature,
-		sure: map[Task]float64{Describe: b.Manifest.Calibration.DescribeProbability, Changes: b.Manifest.Calibration.ChangesProbability},
+		sure: map[Task]float64{Describe: b.Manifest.Calibration.DescribeProbability, Changes: b.Manifest.Calibration.ChangesProbability, Ask: b.Manifest.Calibration.AnswerProbability},
 		most: b.Manifest.Generation.MaxNewTokens, perFrame: b.Manifest.Temporal.TokensPerFrame,
 	}
 	if w := b.Manifest.Temporal.Width; w != m.dec.Width {

@@ -28,7 +28,7 @@ from .model import Config, Decoder, Temporal
 GOES = torch.tensor([targets.CLAUSE[k] for k in ("enter", "leave", "start", "turn_back", "moving", "carrying")])
 PACK = 112   # text tokens that share one visual prefix
 ALONE = 0.12  # share of the time without words
-SURE = {"describe_probability": 0.3, "changes_probability": 0.6}  # what a sentence must have to be told
+SURE = {"describe_probability": 0.3, "changes_probability": 0.6, "answer_probability": 0.7}  # what a sentence, or an answer, must have to be told
 LEAD = 150  # steps in which heads that begin anew learn alone
 MISHEARD = 0.2  # share of the colours told so far that are changed
 UNASK = 0.9  # share of the colours and kinds that are learned without asking for those that no picture shows together (encoder_stage.UNASKED)
