@@ -134,12 +134,12 @@ func (k *knowledge) quickens(n operator) bool {
 	switch n.op {
 	case "MatMulNBits": // the library makes its rows into 8 bits as well
 		block := n.ints["block_size"]
-		return len(n.inputs) == 3 && n.ints["bits"] == 4 && n.ints["accuracy_level"] == 4 && // and its zeros are all in the middle
+		return len(n.inputs) == 3 && (n.ints["bits"] == 4 || n.ints["bits"] == 8) && n.ints["accuracy_level"] == 4 && // and its zeros are all in the middle
 			block > 0 && block%32 == 0 && n.ints["K"]%block == 0 && k.is(n, codeFloat32, 2)
 	case "DynamicQuantizeMatMul":
 		return k.is(n, codeInt8, 1) && k.weights[n.inputs[1]].axes == 2 && k.is(n, codeFloat32, 2) && k.may(n, codeInt8, 3) && k.may(n, codeFloat32, 4)
 	case "MatMulIntegerToFloat":
-		return len(n.inputs) > 4 && k.eight[n.inputs[0]] && k.is(n, codeInt8, 1) && k.weights[n.inputs[1]].axes == 2 && k.is(n, codeFloat32, 3) &&
+		return len(n.inputs) > 4 && (k.eight[n.inputs[0]] || k.one(n, codeFloat32, 2) && k.one(n, codeUint8, 4)) && k.is(n, codeInt8, 1) && k.weights[n.inputs[1]].axes == 2 && k.is(n, codeFloat32, 3) &&
 			k.may(n, codeInt8, 5) && k.may(n, codeFloat32, 6)
 	case "GroupQueryAttention":
 		return n.isAttention(k.inputs)
@@ -161,6 +161,11 @@ func (k *knowledge) quickens(n operator) bool {
 // is tells whether input i is a weight of this kind.
 func (k *knowledge) is(n operator, kind uint64, i int) bool {
 	return i < len(n.inputs) && k.weights[n.inputs[i]].kind == kind
+}
+
+// one tells whether input i is a number of this kind.
+func (k *knowledge) one(n operator, kind uint64, i int) bool {
+	return k.is(n, kind, i) && k.weights[n.inputs[i]].axes == 0
 }
 
 // may tells whether input i is not there, or is a weight of this kind.

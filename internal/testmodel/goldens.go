@@ -83,8 +83,8 @@ func Visual(n, tokens, width int) tensor.View[float32] {
 	return v
 }
 
-// Near reports whether got is want, but for 2 % of want's largest value: as
-// much as int8 arithmetic differs between CPUs.
+// Near reports whether got is want, but for 3 % of want's largest value: what
+// is rounded the other way on another CPU goes through all layers.
 func Near(t testing.TB, what string, got, want []float32) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -96,7 +96,7 @@ func Near(t testing.TB, what string, got, want []float32) {
 		most = max(most, math.Abs(float64(want[i])))
 		off = max(off, math.Abs(float64(got[i]-want[i])))
 	}
-	if !(off <= 0.02*most) {
+	if !(off <= 0.03*most) {
 		t.Errorf("%s: off by %g, values up to %g", what, off, most)
 	}
 }

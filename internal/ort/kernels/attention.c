@@ -1,16 +1,9 @@
 #include "attention.h"
 
+#if defined(__x86_64__)
+
 #include <math.h>
 #include <string.h>
-
-int lookout_attention_width(int64_t width) {
-	switch (width) { // those that lookout_attention_attend knows
-	case 16: case 32: case 64: case 96: case lookout_attention_widest: return 1;
-	}
-	return 0;
-}
-
-#if defined(__x86_64__)
 
 #include "simd.h"
 
@@ -27,7 +20,7 @@ static size_t record(const attention *a) { return 2 * lanes + (size_t)a->width; 
 
 static int group(const attention *a) { return a->heads / a->shared; }
 
-size_t lookout_attention_plan(attention *a) {
+static size_t plan(attention *a) {
 	a->tiles = (a->rows + tile - 1) / tile;
 	int keys = a->past + a->rows;
 	a->each = a->tiles > 2 ? keys : keys > most * split ? (keys + most - 1) / most : split;
@@ -45,7 +38,7 @@ INLINE void turn(const attention *a, const float *x, int place, float by, float 
 	for (int i = 2 * n; i < a->width; i++) y[i] = x[i] * by;
 }
 
-AVX512 void lookout_attention_enter(const attention *a, int s) {
+SIMD static void enter(const attention *a, int s) {
 	const size_t w = a->width;
 	const float *row = a->qkv + (size_t)s * (a->heads + 2 * a->shared) * w;
 	int place = a->past + s;
@@ -56,39 +49,75 @@ AVX512 void lookout_attention_enter(const attention *a, int s) {
 	}
 }
 
-// across gives the sums of 16 registers, one a lane.
-INLINE __m512 across(__m512 *t) {
-	for (int i = 0; i < 8; i++) t[i] = _mm512_add_ps(_mm512_unpacklo_ps(t[2 * i], t[2 * i + 1]), _mm512_unpackhi_ps(t[2 * i], t[2 * i + 1]));
+// across gives the sums of as many registers as they have lanes, one a lane.
+#if defined(LOOKOUT_AVX2)
+INLINE reals across(reals *t) {
+#pragma GCC unroll 4
+	for (int i = 0; i < 4; i++) t[i] = _mm256_hadd_ps(t[2 * i], t[2 * i + 1]);
+#pragma GCC unroll 2
+	for (int i = 0; i < 2; i++) t[i] = _mm256_hadd_ps(t[2 * i], t[2 * i + 1]);
+	return add(_mm256_permute2f128_ps(t[0], t[1], 0x20), _mm256_permute2f128_ps(t[0], t[1], 0x31));
+}
+#else
+INLINE reals across(reals *t) {
+#pragma GCC unroll 8
+	for (int i = 0; i < 8; i++) t[i] = add(_mm512_unpacklo_ps(t[2 * i], t[2 * i + 1]), _mm512_unpackhi_ps(t[2 * i], t[2 * i + 1]));
+#pragma GCC unroll 4
 	for (int i = 0; i < 4; i++) {
 		__m512d a = _mm512_castps_pd(t[2 * i]), b = _mm512_castps_pd(t[2 * i + 1]);
-		t[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+		t[i] = add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
 	}
-	for (int i = 0; i < 2; i++) t[i] = _mm512_add_ps(_mm512_shuffle_f32x4(t[2 * i], t[2 * i + 1], 0x88), _mm512_shuffle_f32x4(t[2 * i], t[2 * i + 1], 0xdd));
-	return _mm512_add_ps(_mm512_shuffle_f32x4(t[0], t[1], 0x88), _mm512_shuffle_f32x4(t[0], t[1], 0xdd));
+#pragma GCC unroll 2
+	for (int i = 0; i < 2; i++) t[i] = add(_mm512_shuffle_f32x4(t[2 * i], t[2 * i + 1], 0x88), _mm512_shuffle_f32x4(t[2 * i], t[2 * i + 1], 0xdd));
+	return add(_mm512_shuffle_f32x4(t[0], t[1], 0x88), _mm512_shuffle_f32x4(t[0], t[1], 0xdd));
 }
+#endif
 
-// score gives what a query has with 16 keys, d registers wide.
-INLINE __m512 score(const float *query, const float *keys, const int d) {
-	__m512 t[lanes];
+// score gives what a query has with a register of keys, d registers wide.
+INLINE reals score(const float *query, const float *keys, const int d) {
+	reals t[lanes];
+#pragma GCC unroll 16
 	for (int j = 0; j < lanes; j++) {
-		t[j] = _mm512_mul_ps(_mm512_loadu_ps(query), _mm512_loadu_ps(keys + (size_t)j * d * lanes));
-		for (int i = 1; i < d; i++) t[j] = _mm512_fmadd_ps(_mm512_loadu_ps(query + i * lanes), _mm512_loadu_ps(keys + ((size_t)j * d + i) * lanes), t[j]);
+		t[j] = mul(load(query), load(keys + (size_t)j * d * lanes));
+#pragma GCC unroll 16
+		for (int i = 1; i < d; i++) t[j] = mul_add(load(query + i * lanes), load(keys + ((size_t)j * d + i) * lanes), t[j]);
 	}
 	return across(t);
 }
 
+// weigh_some adds n values of d registers, weighted, to the sums of r rows: c of the registers.
+INLINE void weigh_some(float *const *sums, const float (*weights)[chunk], const float *values, int n, const int r, const int d, const int c) {
+	reals acc[4][8];
+#pragma GCC unroll 4
+	for (int k = 0; k < r; k++)
+#pragma GCC unroll 8
+		for (int i = 0; i < c; i++) acc[k][i] = load(sums[k] + i * lanes);
+	for (int j = 0; j < n; j++, values += d * lanes)
+#pragma GCC unroll 8
+		for (int i = 0; i < c; i++) {
+			reals v = load(values + i * lanes);
+#pragma GCC unroll 4
+			for (int k = 0; k < r; k++) acc[k][i] = mul_add(v, all(weights[k][j]), acc[k][i]);
+		}
+#pragma GCC unroll 4
+	for (int k = 0; k < r; k++)
+#pragma GCC unroll 8
+		for (int i = 0; i < c; i++) store(sums[k] + i * lanes, acc[k][i]);
+}
+
 // weigh adds n values, weighted, to the sums of r rows.
 INLINE void weigh(float *const *sums, const float (*weights)[chunk], const float *values, int n, const int r, const int d) {
-	__m512 acc[4][8];
-	for (int k = 0; k < r; k++)
-		for (int i = 0; i < d; i++) acc[k][i] = _mm512_loadu_ps(sums[k] + i * lanes);
-	for (int j = 0; j < n; j++, values += d * lanes)
-		for (int i = 0; i < d; i++) {
-			__m512 v = _mm512_loadu_ps(values + i * lanes);
-			for (int k = 0; k < r; k++) acc[k][i] = _mm512_fmadd_ps(v, _mm512_set1_ps(weights[k][j]), acc[k][i]);
-		}
-	for (int k = 0; k < r; k++)
-		for (int i = 0; i < d; i++) _mm512_storeu_ps(sums[k] + i * lanes, acc[k][i]);
+#if defined(LOOKOUT_AVX2) // as many of the columns at a time as the registers hold
+	const int c = r < 4 && d % 4 == 0 ? 4 : 2;
+	for (int i = 0; i < d; i += c) {
+		float *some[4];
+#pragma GCC unroll 4
+		for (int k = 0; k < r; k++) some[k] = sums[k] + i * lanes;
+		weigh_some(some, weights, values + i * lanes, n, r, d, c);
+	}
+#else
+	weigh_some(sums, weights, values, n, r, d, d);
+#endif
 }
 
 INLINE void attend(const attention *a, int piece, const int d) {
@@ -108,13 +137,13 @@ INLINE void attend(const attention *a, int piece, const int d) {
 	}
 	for (int k = from; k < to; k += chunk) {
 		int here = to - k < chunk ? to - k : chunk;
-		float padded[lanes * lookout_attention_widest]; // the last keys, so that 16 can be read
+		float padded[lanes * lookout_attention_widest]; // the last keys, so that a register of them can be read
 		if (here % lanes) {
 			size_t left = (size_t)(here % lanes) * w;
 			memcpy(padded, keys + (size_t)(k + here / lanes * lanes) * w, left * sizeof *keys);
 			memset(padded + left, 0, (lanes * w - left) * sizeof *padded);
 		}
-		const int together = d <= 4 ? 4 : 2; // as many as the registers hold
+		const int together = lanes == 8 || d <= 4 ? 4 : 2; // as many as the registers hold
 		for (int i = 0; i < n;) {
 			float weights[4][chunk];
 			float *sums[4];
@@ -126,33 +155,31 @@ INLINE void attend(const attention *a, int piece, const int d) {
 				if (visible > here) visible = here;
 				float *of = a->partial + (((size_t)s * a->heads + head) * a->splits + part) * record(a);
 				const float *query = a->queries + ((size_t)s * a->heads + head) * w;
-				__m512 scores[chunk / lanes], most = _mm512_set1_ps(-INFINITY);
+				reals scores[chunk / lanes], most_of = all(-INFINITY);
 				int blocks = (visible + lanes - 1) / lanes;
 				for (int b = 0; b < blocks; b++) {
-					const float *from = b == here / lanes ? padded : keys + (size_t)(k + b * lanes) * w;
-					scores[b] = score(query, from, d);
-					int left = visible - b * lanes;
-					if (left < lanes) scores[b] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), first_lanes(left), scores[b]);
-					most = _mm512_max_ps(most, scores[b]);
+					const float *these = b == here / lanes ? padded : keys + (size_t)(k + b * lanes) * w;
+					if (lanes == 8 && i == 0 && a->rows == 1) // the values of these keys; Intel's fetch them by themselves
+						for (size_t l = 0; l < lanes * w; l += 16) _mm_prefetch((const char *)(values + (size_t)(k + b * lanes) * w + l), _MM_HINT_T0);
+					scores[b] = score(query, these, d);
+					scores[b] = pick(visible - b * lanes, scores[b], all(-INFINITY));
+					most_of = higher(most_of, scores[b]);
 				}
-				float largest = fmaxf(of[0], _mm512_reduce_max_ps(most));
-				__m512 total = _mm512_setzero_ps();
+				float largest = fmaxf(of[0], highest(most_of));
+				reals total = zeros();
 				for (int b = 0; b < blocks; b++) {
-					int left = visible - b * lanes;
-					__mmask16 there = first_lanes(left);
-					__m512 e = _mm512_maskz_mov_ps(there, power(_mm512_sub_ps(scores[b], _mm512_set1_ps(largest))));
-					_mm512_storeu_ps(weights[r] + b * lanes, e);
-					total = _mm512_add_ps(total, e);
+					reals e = pick(visible - b * lanes, power(sub(scores[b], all(largest))), zeros());
+					store(weights[r] + b * lanes, e);
+					total = add(total, e);
 				}
-				for (int b = blocks; b < chunk / lanes; b++) _mm512_storeu_ps(weights[r] + b * lanes, _mm512_setzero_ps());
-				float sum = _mm512_reduce_add_ps(total);
+				for (int b = blocks; b < chunk / lanes; b++) store(weights[r] + b * lanes, zeros());
 				if (of[0] != largest && of[1] > 0) { // what was added up counts for less now
 					float by = expf(of[0] - largest);
 					of[1] *= by;
-					for (int c = 0; c < d; c++) _mm512_storeu_ps(of + 2 * lanes + c * lanes, _mm512_mul_ps(_mm512_loadu_ps(of + 2 * lanes + c * lanes), _mm512_set1_ps(by)));
+					for (int c = 0; c < d; c++) store(of + 2 * lanes + c * lanes, mul(load(of + 2 * lanes + c * lanes), all(by)));
 				}
 				of[0] = largest;
-				of[1] += sum;
+				of[1] += total_of(total);
 				sums[r++] = of + 2 * lanes;
 				if (visible > seen) seen = visible;
 			}
@@ -169,23 +196,23 @@ INLINE void attend(const attention *a, int piece, const int d) {
 	}
 }
 
-AVX512 static void attend1(const attention *a, int piece) { attend(a, piece, 1); }
-AVX512 static void attend2(const attention *a, int piece) { attend(a, piece, 2); }
-AVX512 static void attend4(const attention *a, int piece) { attend(a, piece, 4); }
-AVX512 static void attend6(const attention *a, int piece) { attend(a, piece, 6); }
-AVX512 static void attend8(const attention *a, int piece) { attend(a, piece, 8); }
+SIMD static void attend16(const attention *a, int piece) { attend(a, piece, 16 / lanes); }
+SIMD static void attend32(const attention *a, int piece) { attend(a, piece, 32 / lanes); }
+SIMD static void attend64(const attention *a, int piece) { attend(a, piece, 64 / lanes); }
+SIMD static void attend96(const attention *a, int piece) { attend(a, piece, 96 / lanes); }
+SIMD static void attend128(const attention *a, int piece) { attend(a, piece, 128 / lanes); }
 
-void lookout_attention_attend(const attention *a, int piece) {
-	switch (a->width / lanes) {
-	case 1: attend1(a, piece); break;
-	case 2: attend2(a, piece); break;
-	case 4: attend4(a, piece); break;
-	case 6: attend6(a, piece); break;
-	case 8: attend8(a, piece); break;
+static void attend_piece(const attention *a, int piece) {
+	switch (a->width) { // those that lookout_attention_width knows
+	case 16: attend16(a, piece); break;
+	case 32: attend32(a, piece); break;
+	case 64: attend64(a, piece); break;
+	case 96: attend96(a, piece); break;
+	case 128: attend128(a, piece); break;
 	}
 }
 
-AVX512 void lookout_attention_merge(const attention *a, int s) {
+SIMD static void merge(const attention *a, int s) {
 	for (int h = 0; h < a->heads; h++) {
 		const float *parts = a->partial + ((size_t)s * a->heads + h) * a->splits * record(a);
 		float *out = a->out + ((size_t)s * a->heads + h) * a->width;
@@ -198,16 +225,12 @@ AVX512 void lookout_attention_merge(const attention *a, int s) {
 			float by = expf(of[0] - largest);
 			total += of[1] * by;
 			for (int c = 0; c < a->width; c += lanes)
-				_mm512_storeu_ps(out + c, _mm512_fmadd_ps(_mm512_loadu_ps(of + 2 * lanes + c), _mm512_set1_ps(by), _mm512_loadu_ps(out + c)));
+				store(out + c, mul_add(load(of + 2 * lanes + c), all(by), load(out + c)));
 		}
-		for (int c = 0; c < a->width; c += lanes) _mm512_storeu_ps(out + c, _mm512_mul_ps(_mm512_loadu_ps(out + c), _mm512_set1_ps(1 / total)));
+		for (int c = 0; c < a->width; c += lanes) store(out + c, mul(load(out + c), all(1 / total)));
 	}
 }
 
-#else // no node is changed where it is not supported
+const attention_kernels NAMED(lookout_attention) = {plan, enter, attend_piece, merge};
 
-size_t lookout_attention_plan(attention *a) { return (void)a, 0; }
-void lookout_attention_enter(const attention *a, int s) { (void)a, (void)s; }
-void lookout_attention_attend(const attention *a, int piece) { (void)a, (void)piece; }
-void lookout_attention_merge(const attention *a, int s) { (void)a, (void)s; }
 #endif

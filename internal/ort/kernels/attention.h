@@ -17,23 +17,27 @@ typedef struct {
 	float *keys, *values;    // [shared][room][width]: the rows' own are written
 	float *out;              // [rows][heads][width]
 	float *queries;          // [rows][heads][width]: scratch
-	float *partial;          // lookout_attention_scratch floats
-	int tiles, splits, each; // of lookout_attention_plan
+	float *partial;          // scratch: each piece's record, a row and a head
+	int tiles, splits, each; // of plan
 } attention;
 
 enum { lookout_attention_widest = 128 };
 
 // lookout_attention_width tells whether heads may be this wide.
-int lookout_attention_width(int64_t width);
+static inline int lookout_attention_width(int64_t width) { return width == 16 || width == 32 || width == 64 || width == 96 || width == lookout_attention_widest; }
 
-// lookout_attention_plan splits the work into tiles of rows and parts of their
-// keys, and gives how many floats partial and queries need together.
-size_t lookout_attention_plan(attention *a);
-// lookout_attention_enter rotates row s and writes its keys and values.
-void lookout_attention_enter(const attention *a, int s);
-// lookout_attention_attend computes one of tiles*splits*shared independent pieces, once
-// all rows are entered, and lookout_attention_merge the output of row s from them.
-void lookout_attention_attend(const attention *a, int piece);
-void lookout_attention_merge(const attention *a, int s);
+typedef struct {
+	// plan splits the work into tiles of rows and parts of their keys, and gives how many floats
+	// partial and queries need together.
+	size_t (*plan)(attention *a);
+	// enter rotates row s and writes its keys and values.
+	void (*enter)(const attention *a, int s);
+	// attend computes one of tiles*splits*shared independent pieces, once all rows are entered, and
+	// merge the output of row s from them.
+	void (*attend)(const attention *a, int piece);
+	void (*merge)(const attention *a, int s);
+} attention_kernels;
+
+extern const attention_kernels lookout_attention_avx512, lookout_attention_avx2;
 
 #endif

@@ -15,11 +15,6 @@ typedef struct {
 	int centred;           // all zeros are 0
 } matrix8;
 
-// lookout_int8_pack packs weights [k][n]. Scales and zeros are for all columns, or
-// one for each; zeros and bias may be NULL. It gives 0 when there is no memory.
-int lookout_int8_pack(matrix8 *m, int k, int n, const int8_t *weights, const float *scales, size_t n_scales, const int8_t *zeros, size_t n_zeros, const float *bias);
-void lookout_int8_free(matrix8 *m);
-
 // product8 is one of rows with a matrix.
 typedef struct {
 	const matrix8 *m;
@@ -29,16 +24,24 @@ typedef struct {
 	float scale;
 	int zero;
 	float *y; // [rows][n]
-	size_t tiles, groups; // of lookout_int8_plan
+	size_t tiles, groups; // of plan
 	int shares;
 	char *scratch; // as many bytes as it says, at a multiple of 64
 } product8;
 
-// lookout_int8_plan splits the work and gives how many bytes of scratch it needs.
-size_t lookout_int8_plan(product8 *p);
-// lookout_int8_enter makes the rows of one of the tiles into 8 bits, each with a scale of its own.
-void lookout_int8_enter(const product8 *p, size_t tile);
-// lookout_int8_multiply computes one of groups*shares parts, once all tiles are entered.
-void lookout_int8_multiply(const product8 *p, size_t part);
+typedef struct {
+	// pack packs weights [k][n]. Scales and zeros are for all columns, or one for each; zeros and
+	// bias may be NULL. It gives 0 when there is no memory.
+	int (*pack)(matrix8 *m, int k, int n, const int8_t *weights, const float *scales, size_t n_scales, const int8_t *zeros, size_t n_zeros, const float *bias);
+	void (*free)(matrix8 *m);
+	// plan splits the work and gives how many bytes of scratch it needs.
+	size_t (*plan)(product8 *p);
+	// enter makes the rows of one of the tiles into 8 bits, each with a scale of its own.
+	void (*enter)(const product8 *p, size_t tile);
+	// multiply computes one of groups*shares parts, once all tiles are entered.
+	void (*multiply)(const product8 *p, size_t part);
+} int8_kernels;
+
+extern const int8_kernels lookout_int8_avx512, lookout_int8_avx2;
 
 #endif

@@ -25,8 +25,7 @@ package kernels
 
 #include <stdlib.h>
 
-#include "attention.h"
-#include "matmul.h"
+#include "choose.h"
 #include "operators.h"
 */
 import "C"
@@ -41,7 +40,25 @@ import (
 const Domain = "lookout.video"
 
 // Supported tells whether this CPU has the instructions.
-func Supported() bool { return C.lookout_kernels_supported() != 0 }
+func Supported() bool { return Instructions() != "" }
+
+// Instructions names those that the operators use, "" where there are none.
+func Instructions() string {
+	if k := C.lookout_kernels(); k != nil {
+		return C.GoString(k.instructions)
+	}
+	return ""
+}
+
+// Narrow makes sessions from now on use AVX2 where AVX-512 is to be had, until it
+// is called with false. It is for tests of what other machines run.
+func Narrow(yes bool) {
+	var narrow C.int
+	if yes {
+		narrow = 1
+	}
+	C.lookout_kernels_narrow(narrow)
+}
 
 // Width tells whether attention is to be had for heads this wide.
 func Width(n int) bool { return C.lookout_attention_width(C.int64_t(n)) != 0 }

@@ -1,154 +1,279 @@
 #include "matmul.h"
 
+#if defined(__x86_64__)
+
 #include <math.h>
 #include <string.h>
 
 #include "arena.h"
-
-enum {
-	columns = 16, // in a panel: one for each 32-bit lane of a register
-	ahead = 8192, // bytes of weights to fetch before they are read
-};
-
-#if defined(__x86_64__)
-
 #include "simd.h"
 
-int lookout_kernels_supported(void) {
-	__builtin_cpu_init();
-	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-		__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c");
-}
+enum {
+	columns = lanes, // in a panel: one for each 32 bits of a register
+	ahead = 8192,    // bytes of weights to fetch before they are read
+};
 
 // rows of 8-bit numbers as quantise leaves them in the scratch memory.
 typedef struct {
-	const int8_t *q;      // [rows][k]
+	const char *q;        // [rows][k], of 1 or 2 bytes each
 	const float *scale;   // [rows][blocks]
-	const int32_t *start; // [rows][blocks]: -8 times the sum of the block, for weights count from 8
+	const int32_t *start; // [rows][blocks]: the sum of the block times what its weights count from
 } quantised;
 
 static size_t up(size_t n) { return (n + 63) & ~(size_t)63; }
 
-size_t lookout_int4_scratch(const matrix *m, size_t rows) {
-	return up(rows * m->k) + 2 * up(rows * m->blocks * 4);
+// Products of 8 bits with 8 do not fit where AVX2 adds up pairs of them: there rows have 16, and weights a sign.
+static size_t size(const matrix *m) { return lanes == 8 && m->bits == 8 ? 2 : 1; }
+static int32_t from(const matrix *m) { return m->bits == 4 ? 8 : lanes == 8 ? 0 : 128; }
+
+static size_t scratch(const matrix *m, size_t rows) {
+	return up(rows * m->k * size(m)) + 2 * up(rows * m->blocks * 4);
 }
 
 static quantised parts(const matrix *m, const void *scratch, size_t rows) {
 	quantised a;
 	a.q = scratch;
-	a.scale = (const float *)((const char *)scratch + up(rows * m->k));
+	a.scale = (const float *)((const char *)scratch + up(rows * m->k * size(m)));
 	a.start = (const int32_t *)((const char *)a.scale + up(rows * m->blocks * 4));
 	return a;
 }
 
-AVX512 void lookout_int4_quantise(const matrix *m, const float *x, size_t rows, void *scratch) {
+SIMD static void quantise(const matrix *m, const float *x, size_t rows, void *scratch) {
 	quantised a = parts(m, scratch, rows);
-	int8_t *q = (int8_t *)a.q;
+	char *q = (char *)a.q;
 	float *scale = (float *)a.scale;
 	int32_t *start = (int32_t *)a.start;
-	for (size_t i = 0; i < rows * m->blocks; i++, x += m->block, q += m->block) {
-		__m512 most = _mm512_setzero_ps();
-		for (int j = 0; j < m->block; j += 16) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + j)));
-		float largest = _mm512_reduce_max_ps(most);
-		__m512 by = _mm512_set1_ps(largest > 0 ? 127 / largest : 0);
-		__m512i sum = _mm512_setzero_si512();
-		for (int j = 0; j < m->block; j += 16) {
-			__m512i v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + j), by));
-			sum = _mm512_add_epi32(sum, v);
-			_mm_storeu_si128((__m128i *)(q + j), _mm512_cvtsepi32_epi8(v));
+	for (size_t i = 0; i < rows * m->blocks; i++, x += m->block, q += m->block * size(m)) {
+		reals most = zeros();
+		for (int j = 0; j < m->block; j += lanes) most = higher(most, size_of(load(x + j)));
+		float largest = highest(most);
+		reals by = all(largest > 0 ? 127 / largest : 0);
+		wholes sum = no_wholes();
+		for (int j = 0; j < m->block; j += lanes) {
+			wholes v = to_wholes(mul(load(x + j), by));
+			sum = add_wholes(sum, v);
+			if (size(m) == 2)
+				store_16((int16_t *)q + j, v);
+			else
+				store_8((int8_t *)q + j, v);
 		}
 		scale[i] = largest / 127 * m->unit;
-		start[i] = -8 * _mm512_reduce_add_epi32(sum);
+		start[i] = -from(m) * total_of_wholes(sum);
 	}
 }
 
-// product computes a panel for n rows from row on. Each weight is unpacked once for all of them.
-INLINE void product(const matrix *m, const quantised *a, int panel, size_t row, const int n, float *y) {
-	const uint8_t *w = m->nibbles + (size_t)panel * m->k * (columns / 2);
-	const uint16_t *scale = m->scales + (size_t)panel * m->blocks * columns;
-	const int8_t *q = a->q + row * m->k;
-	const __m512i low = _mm512_set1_epi8(15);
-	__m512 sums[8];
-	for (int r = 0; r < n; r++) sums[r] = _mm512_setzero_ps();
-	for (int b = 0; b < m->blocks; b++) {
-		__m512i even[8], odd[8]; // two chains each: one would wait for itself
-		for (int r = 0; r < n; r++) {
-			even[r] = _mm512_set1_epi32(a->start[(row + r) * m->blocks + b]);
-			if (n <= 2) odd[r] = _mm512_setzero_si512();
-		}
-		for (int end = m->block; end > 0; end -= 32) {
+// fetch asks for weights that are soon to be read, into the second cache, which waits for many lines at a
+// time; the hardware by itself fetches within a page only.
+INLINE void fetch(const void *w) { _mm_prefetch((const char *)w, _MM_HINT_T1); }
+
+// four_bytes has the same in all lanes.
+INLINE wholes four_bytes(const char *q) {
+	int32_t four;
+	memcpy(&four, q, sizeof four);
+	return all_wholes(four);
+}
+
+#if defined(LOOKOUT_AVX2)
+
+// IN_ORDER keeps the compiler from multiplying all before it adds up, for which there are not registers enough.
+#define IN_ORDER(v) __asm__("" : "+x"(v))
+
+enum { most_rows = 4 }; // that go through a panel together
+
+// add_nibbles adds to the whole sums of n rows what a block of a panel gives. 8 products of 4 bits with 8, in pairs, just fit
+// into 16 bits.
+INLINE void add_nibbles(const matrix *m, const uint8_t *w, const char *q, const int n, wholes *sums) {
+	const wholes low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+	for (int end = m->block; end > 0; end -= 32) {
+		wholes few[most_rows];
+#pragma GCC unroll 8
+		for (int r = 0; r < n; r++) few[r] = no_wholes();
 #pragma GCC unroll 4
-			for (int g = 0; g < 4; g++, w += 64, q += 8) {
-				// Into the second cache, which waits for many lines at a time; the hardware by itself fetches within a page only.
-				if (n <= 2) _mm_prefetch((const char *)w + ahead, _MM_HINT_T1);
-				__m512i v = _mm512_load_si512(w);
-				__m512i first = _mm512_and_si512(v, low), second = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
-				for (int r = 0; r < n; r++) {
-					int32_t four[2];
-					memcpy(four, q + (size_t)r * m->k, 8);
-					even[r] = _mm512_dpbusd_epi32(even[r], first, _mm512_set1_epi32(four[0]));
-					if (n <= 2)
-						odd[r] = _mm512_dpbusd_epi32(odd[r], second, _mm512_set1_epi32(four[1]));
-					else
-						even[r] = _mm512_dpbusd_epi32(even[r], second, _mm512_set1_epi32(four[1]));
-				}
+		for (int g = 0; g < 4; g++, w += 4 * columns, q += 8) {
+			if (n <= 2 && g % 2 == 0) fetch(w + ahead);
+			const wholes v = _mm256_load_si256((const __m256i *)w);
+			const wholes first = _mm256_and_si256(v, low), second = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
+#pragma GCC unroll 8
+			for (int r = 0; r < n; r++) {
+				few[r] = _mm256_add_epi16(few[r], _mm256_maddubs_epi16(first, four_bytes(q + (size_t)r * m->k)));
+				few[r] = _mm256_add_epi16(few[r], _mm256_maddubs_epi16(second, four_bytes(q + (size_t)r * m->k + 4)));
+				IN_ORDER(few[r]);
 			}
 		}
-		if (n <= 2) _mm_prefetch((const char *)scale + ahead / 8, _MM_HINT_T1);
-		__m512 s = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)scale));
-		scale += columns;
-		for (int r = 0; r < n; r++) {
-			__m512i whole = n <= 2 ? _mm512_add_epi32(even[r], odd[r]) : even[r];
-			__m512 by = _mm512_mul_ps(s, _mm512_set1_ps(a->scale[(row + r) * m->blocks + b]));
-			sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), by, sums[r]);
-		}
+#pragma GCC unroll 8
+		for (int r = 0; r < n; r++) sums[r] = dot_16(sums[r], few[r], ones);
 	}
-	__mmask16 there = first_lanes(m->n - panel * columns);
-	for (int r = 0; r < n; r++) _mm512_mask_storeu_ps(y + (row + r) * m->n + panel * columns, there, sums[r]);
 }
 
-AVX512 void lookout_int4_multiply(const matrix *m, const void *scratch, size_t rows, int from, int to, float *y) {
+// add_bytes does for weights of 8 bits.
+INLINE void add_bytes(const matrix *m, const uint8_t *w, const char *q, const int n, wholes *sums) {
+	for (int end = m->block; end > 0; end -= 8)
+#pragma GCC unroll 4
+		for (int g = 0; g < 4; g++, w += 2 * columns, q += 4) {
+			if (n <= 2 && g == 0) fetch(w + ahead);
+			const wholes v = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)w));
+#pragma GCC unroll 8
+			for (int r = 0; r < n; r++) {
+				sums[r] = dot_16(sums[r], v, four_bytes(q + (size_t)r * m->k * 2));
+				IN_ORDER(sums[r]);
+			}
+		}
+}
+
+#else
+
+enum { most_rows = 8 };
+
+INLINE void add_nibbles(const matrix *m, const uint8_t *w, const char *q, const int n, wholes *sums) {
+	const wholes low = _mm512_set1_epi8(15);
+	wholes odd[most_rows]; // two chains each: one would wait for itself
+#pragma GCC unroll 8
+	for (int r = 0; r < n; r++)
+		if (n <= 2) odd[r] = no_wholes();
+	for (int end = m->block; end > 0; end -= 32) {
+#pragma GCC unroll 4
+		for (int g = 0; g < 4; g++, w += 4 * columns, q += 8) {
+			if (n <= 2) fetch(w + ahead);
+			wholes v = _mm512_load_si512(w);
+			wholes first = _mm512_and_si512(v, low), second = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+#pragma GCC unroll 8
+			for (int r = 0; r < n; r++) {
+				const wholes left = four_bytes(q + (size_t)r * m->k), right = four_bytes(q + (size_t)r * m->k + 4);
+				sums[r] = _mm512_dpbusd_epi32(sums[r], first, left);
+				if (n <= 2)
+					odd[r] = _mm512_dpbusd_epi32(odd[r], second, right);
+				else
+					sums[r] = _mm512_dpbusd_epi32(sums[r], second, right);
+			}
+		}
+	}
+	if (n <= 2)
+#pragma GCC unroll 8
+		for (int r = 0; r < n; r++) sums[r] = add_wholes(sums[r], odd[r]);
+}
+
+INLINE void add_bytes(const matrix *m, const uint8_t *w, const char *q, const int n, wholes *sums) {
+	for (int end = m->block; end > 0; end -= 16)
+#pragma GCC unroll 4
+		for (int g = 0; g < 4; g++, w += 4 * columns, q += 4) {
+			if (n <= 2) fetch(w + ahead);
+			const wholes v = _mm512_load_si512(w);
+#pragma GCC unroll 8
+			for (int r = 0; r < n; r++) sums[r] = _mm512_dpbusd_epi32(sums[r], v, four_bytes(q + (size_t)r * m->k));
+		}
+}
+
+#endif
+
+// product computes a panel for n rows from row on. Each weight is unpacked once for all of them.
+INLINE void product(const matrix *m, const quantised *a, const int bits, int panel, size_t row, const int n, float *y) {
+	const uint8_t *w = m->weights + (size_t)panel * m->k * columns * bits / 8;
+	const uint16_t *scale = m->scales + (size_t)panel * m->blocks * columns;
+	const char *q = a->q + row * m->k * size(m);
+	reals sums[most_rows];
+#pragma GCC unroll 8
+	for (int r = 0; r < n; r++) sums[r] = zeros();
+	for (int b = 0; b < m->blocks; b++, w += m->block * columns * bits / 8, q += m->block * size(m)) {
+		wholes whole[most_rows];
+#pragma GCC unroll 8
+		for (int r = 0; r < n; r++) whole[r] = all_wholes(a->start[(row + r) * m->blocks + b]);
+		if (bits == 4)
+			add_nibbles(m, w, q, n, whole);
+		else
+			add_bytes(m, w, q, n, whole);
+		if (n <= 2) fetch((const char *)scale + ahead / 8);
+		reals s = load_halves(scale);
+		scale += columns;
+#pragma GCC unroll 8
+		for (int r = 0; r < n; r++) sums[r] = mul_add(to_reals(whole[r]), mul(s, all(a->scale[(row + r) * m->blocks + b])), sums[r]);
+	}
+#pragma GCC unroll 8
+	for (int r = 0; r < n; r++) store_some(y + (row + r) * m->n + panel * columns, m->n - panel * columns, sums[r]);
+}
+
+// Functions of their own, for which the compiler has registers enough.
+#define PRODUCT(name, bits, n) \
+	__attribute__((noinline)) SIMD static void name(const matrix *m, const quantised *a, int panel, size_t row, float *y) { product(m, a, bits, panel, row, n, y); }
+PRODUCT(nibbles_1, 4, 1)
+PRODUCT(nibbles_2, 4, 2)
+PRODUCT(nibbles_4, 4, 4)
+PRODUCT(bytes_1, 8, 1)
+PRODUCT(bytes_2, 8, 2)
+PRODUCT(bytes_4, 8, 4)
+#if !defined(LOOKOUT_AVX2)
+PRODUCT(nibbles_8, 4, 8)
+PRODUCT(bytes_8, 8, 8)
+#endif
+
+SIMD static void multiply(const matrix *m, const void *scratch, size_t rows, int from, int to, float *y) {
 	quantised a = parts(m, scratch, rows);
 	for (int p = from; p < to; p++) {
 		size_t r = 0;
-		for (; r + 8 <= rows; r += 8) product(m, &a, p, r, 8, y);
-		if (r + 4 <= rows) product(m, &a, p, r, 4, y), r += 4;
-		if (r + 2 <= rows) product(m, &a, p, r, 2, y), r += 2;
-		if (r < rows) product(m, &a, p, r, 1, y);
+#if !defined(LOOKOUT_AVX2)
+		for (; r + 8 <= rows; r += 8) (m->bits == 4 ? nibbles_8 : bytes_8)(m, &a, p, r, y);
+#endif
+		for (; r + 4 <= rows; r += 4) (m->bits == 4 ? nibbles_4 : bytes_4)(m, &a, p, r, y);
+		if (r + 2 <= rows) (m->bits == 4 ? nibbles_2 : bytes_2)(m, &a, p, r, y), r += 2;
+		if (r < rows) (m->bits == 4 ? nibbles_1 : bytes_1)(m, &a, p, r, y);
 	}
 }
 
-AVX512 int lookout_int4_pack(matrix *m, int k, int n, int block, const uint8_t *nibbles, const float *scales) {
-	*m = (matrix){.k = k, .n = n, .block = block, .blocks = k / block, .panels = (n + columns - 1) / columns};
-	m->nibbles = lookout_arena_get((size_t)m->panels * k * (columns / 2));
+static void release(matrix *m) {
+	lookout_arena_put(m->weights);
+	lookout_arena_put(m->scales);
+	m->weights = NULL;
+	m->scales = NULL;
+}
+
+// pack_nibbles packs 8 weights of each column of a panel: 4 in the lower halves, 4 in the upper.
+static uint8_t *pack_nibbles(const matrix *m, int panel, const uint8_t *weights, uint8_t *w) {
+	for (int i = 0; i < m->k; i += 8)
+		for (int c = 0; c < columns; c++, w += 4) {
+			int column = panel * columns + c;
+			if (column >= m->n) {
+				memset(w, 0x88, 4);
+				continue;
+			}
+			const uint8_t *from = weights + ((size_t)column * m->k + i) / 2;
+			w[0] = (from[0] & 15) | (from[2] & 15) << 4;
+			w[1] = from[0] >> 4 | (from[2] & 0xf0);
+			w[2] = (from[1] & 15) | (from[3] & 15) << 4;
+			w[3] = from[1] >> 4 | (from[3] & 0xf0);
+		}
+	return w;
+}
+
+// pack_bytes packs as many weights of each column of a panel as 32 bits of a row have.
+static uint8_t *pack_bytes(const matrix *m, int panel, const uint8_t *weights, uint8_t *w) {
+	const int run = 4 / (int)size(m);
+	for (int i = 0; i < m->k; i += run)
+		for (int c = 0; c < columns; c++)
+			for (int j = 0; j < run; j++) {
+				int column = panel * columns + c;
+				*w++ = (column < m->n ? weights[(size_t)column * m->k + i + j] : 128) - 128 + from(m);
+			}
+	return w;
+}
+
+SIMD static int pack(matrix *m, int bits, int k, int n, int block, const uint8_t *weights, const float *scales) {
+	*m = (matrix){.bits = bits, .k = k, .n = n, .block = block, .blocks = k / block, .panels = (n + columns - 1) / columns, .columns = columns};
+	m->weights = lookout_arena_get((size_t)m->panels * k * columns * bits / 8);
 	m->scales = lookout_arena_get((size_t)m->panels * m->blocks * columns * 2);
-	if (!m->nibbles || !m->scales) {
-		lookout_int4_free(m);
+	if (!m->weights || !m->scales) {
+		release(m);
 		return 0;
 	}
-	// Scales of 16 bits are a tenth less to read. The largest is near the end of their
+	// Scales of 16 bits are less to read. The largest is near the end of their
 	// range: what is too small for them then is nothing beside it.
 	float largest = 0;
 	for (size_t i = 0; i < (size_t)n * m->blocks; i++) largest = fmaxf(largest, fabsf(scales[i]));
 	int exponent = 0;
 	frexpf(largest, &exponent);
 	m->unit = ldexpf(1, exponent - 15);
-	uint8_t *w = m->nibbles;
+	uint8_t *w = m->weights;
 	uint16_t *s = m->scales;
 	for (int p = 0; p < m->panels; p++) {
-		for (int i = 0; i < k; i += 8) // 8 weights of 16 columns: 4 in the lower halves, 4 in the upper
-			for (int c = 0; c < columns; c++, w += 4) {
-				int column = p * columns + c;
-				if (column >= n) {
-					memset(w, 0x88, 4);
-					continue;
-				}
-				const uint8_t *from = nibbles + ((size_t)column * k + i) / 2;
-				w[0] = (from[0] & 15) | (from[2] & 15) << 4;
-				w[1] = from[0] >> 4 | (from[2] & 0xf0);
-				w[2] = (from[1] & 15) | (from[3] & 15) << 4;
-				w[3] = from[1] >> 4 | (from[3] & 0xf0);
-			}
+		w = (bits == 4 ? pack_nibbles : pack_bytes)(m, p, weights, w);
 		for (int b = 0; b < m->blocks; b++)
 			for (int c = 0; c < columns; c++) {
 				int column = p * columns + c;
@@ -158,23 +283,6 @@ AVX512 int lookout_int4_pack(matrix *m, int k, int n, int block, const uint8_t *
 	return 1;
 }
 
-void lookout_int4_free(matrix *m) {
-	lookout_arena_put(m->nibbles);
-	lookout_arena_put(m->scales);
-	m->nibbles = NULL;
-	m->scales = NULL;
-}
+const blocks_kernels NAMED(lookout_blocks) = {pack, release, scratch, quantise, multiply};
 
-#else // nothing is packed where it is not supported
-
-int lookout_kernels_supported(void) { return 0; }
-AVX512 int lookout_int4_pack(matrix *m, int k, int n, int block, const uint8_t *nibbles, const float *scales) {
-	return (void)m, (void)k, (void)n, (void)block, (void)nibbles, (void)scales, 0;
-}
-void lookout_int4_free(matrix *m) { (void)m; }
-size_t lookout_int4_scratch(const matrix *m, size_t rows) { return (void)m, (void)rows, 0; }
-void lookout_int4_quantise(const matrix *m, const float *x, size_t rows, void *scratch) { (void)m, (void)x, (void)rows, (void)scratch; }
-void lookout_int4_multiply(const matrix *m, const void *scratch, size_t rows, int from, int to, float *y) {
-	(void)m, (void)scratch, (void)rows, (void)from, (void)to, (void)y;
-}
 #endif

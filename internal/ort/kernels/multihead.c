@@ -1,6 +1,10 @@
 #include "multihead.h"
 
+#if defined(__x86_64__)
+
 #include <string.h>
+
+#include "simd.h"
 
 // Numbers become whole ones of 12 or 11 bits and a sign, of which the hardware multiplies
 // and adds twice as many at a time as of float32. Queries and keys have a scale a row, values one
@@ -8,7 +12,9 @@
 // can be just fit into 32 bits.
 enum {
 	block = 64,   // keys whose scores are made together
-	tile = 6,     // rows that go through the keys together: with four registers of each, all that there are
+	tile = 6,     // rows that go through the keys together: with `across` registers of each, all that there are
+	across = lanes / 4,
+	span = across * lanes, // columns
 	most = 64,    // parts
 	rough = 2047, // values: times 2^whole, times block
 	whole = 14,
@@ -19,10 +25,6 @@ static int fine(const multihead *m) { return m->width <= 128 ? 4095 : 2047; }
 
 // wide is the width with zeros behind it, up to whole pairs of registers.
 static int wide(const multihead *m) { return (m->width + 31) & ~31; }
-
-#if defined(__x86_64__)
-
-#include "simd.h"
 
 static size_t up(size_t n) { return (n + 63) & ~(size_t)63; }
 
@@ -47,7 +49,7 @@ static packed packed_of(const multihead *m, int head, int b) {
 	return p;
 }
 
-size_t lookout_multihead_plan(multihead *m) {
+static size_t plan(multihead *m) {
 	m->blocks = (m->keys + block - 1) / block;
 	m->tiles = (m->rows + tile - 1) / tile;
 	size_t all = (size_t)m->batch * m->heads * m->tiles;
@@ -55,20 +57,20 @@ size_t lookout_multihead_plan(multihead *m) {
 	return up((size_t)m->batch * m->heads * m->blocks * of_block(m)) + m->parts * of_part(m);
 }
 
-// some loads 16 numbers of the n that there are.
-INLINE __m512 some(const float *x, int n) { return n > 0 ? _mm512_maskz_loadu_ps(first_lanes(n), x) : _mm512_setzero_ps(); }
+// some loads a register of the n numbers that there are.
+INLINE reals some(const float *x, int n) { return n > 0 ? load_some(x, n) : zeros(); }
 
 // narrow makes n numbers into whole ones of at most `top`, with zeros behind them up to `to`, and gives their scale.
 INLINE float narrow(const float *x, int n, int to, float top, int16_t *y) {
-	__m512 most = _mm512_setzero_ps();
-	for (int i = 0; i < n; i += lanes) most = _mm512_max_ps(most, _mm512_abs_ps(some(x + i, n - i)));
-	float largest = _mm512_reduce_max_ps(most);
-	__m512 by = _mm512_set1_ps(largest > 0 ? top / largest : 0);
-	for (int i = 0; i < to; i += lanes) _mm256_storeu_si256((__m256i *)(y + i), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(some(x + i, n - i), by))));
+	reals highs = zeros();
+	for (int i = 0; i < n; i += lanes) highs = higher(highs, size_of(some(x + i, n - i)));
+	float largest = highest(highs);
+	reals by = all(largest > 0 ? top / largest : 0);
+	for (int i = 0; i < to; i += lanes) store_16(y + i, to_wholes(mul(some(x + i, n - i), by)));
 	return largest / top;
 }
 
-AVX512 void lookout_multihead_pack(const multihead *m, int of) {
+SIMD static void pack(const multihead *m, int of) {
 	const int w = wide(m), b = of % m->blocks, first = b * block, there = m->keys - first < block ? m->keys - first : block;
 	const size_t row = (size_t)m->heads * m->width;
 	for (int h = 0; h < m->heads; h++) {
@@ -76,20 +78,20 @@ AVX512 void lookout_multihead_pack(const multihead *m, int of) {
 		const float *k = m->k + from, *v = m->v + from;
 		packed p = packed_of(m, of / m->blocks * m->heads + h, b);
 		for (int j = 0; j < block; j++) {
-			int32_t *to = (int32_t *)p.keys + j, pairs[lookout_multihead_widest / 2] = {0};
-			p.key[j] = j < there ? narrow(k + j * row, m->width, w, fine(m), (int16_t *)pairs) : 0;
-			for (int i = 0; i < w / 2; i++) to[i * block] = pairs[i];
+			int32_t *to = (int32_t *)p.keys + j, twos[lookout_multihead_widest / 2] = {0};
+			p.key[j] = j < there ? narrow(k + j * row, m->width, w, fine(m), (int16_t *)twos) : 0;
+			for (int i = 0; i < w / 2; i++) to[i * block] = twos[i];
 		}
 		for (int c = 0; c < w; c += lanes) {
 			const int here = m->width - c;
-			__m512 top = _mm512_setzero_ps();
-			for (int j = 0; j < there; j++) top = _mm512_max_ps(top, _mm512_abs_ps(some(v + j * row + c, here)));
-			_mm512_storeu_ps(p.value + c, _mm512_mul_ps(top, _mm512_set1_ps(1.f / rough)));
-			const __m512 by = _mm512_maskz_div_ps(_mm512_cmp_ps_mask(top, _mm512_setzero_ps(), _CMP_GT_OQ), _mm512_set1_ps(rough), top);
+			reals top = zeros();
+			for (int j = 0; j < there; j++) top = higher(top, size_of(some(v + j * row + c, here)));
+			store(p.value + c, mul(top, all(1.f / rough)));
+			const reals by = over_or_zero(all(rough), top);
 			for (int j = 0; j < block; j += 2) { // two keys a lane
-				__m512i low = _mm512_cvtps_epi32(_mm512_mul_ps(some(v + j * row + c, j < there ? here : 0), by));
-				__m512i high = _mm512_cvtps_epi32(_mm512_mul_ps(some(v + (j + 1) * row + c, j + 1 < there ? here : 0), by));
-				_mm512_storeu_si512(p.values + (j / 2 * w + c) * 2, _mm512_mask_mov_epi16(_mm512_slli_epi32(high, 16), 0x55555555, low));
+				wholes low = to_wholes(mul(some(v + j * row + c, j < there ? here : 0), by));
+				wholes high = to_wholes(mul(some(v + (j + 1) * row + c, j + 1 < there ? here : 0), by));
+				store_wholes((int32_t *)(p.values + (j / 2 * w + c) * 2), pairs(low, high));
 			}
 		}
 	}
@@ -97,69 +99,77 @@ AVX512 void lookout_multihead_pack(const multihead *m, int of) {
 
 // multiply gives the products of r rows with c registers of columns, out [r][block]; pairs of b lie `stride` columns apart.
 INLINE void multiply(const int16_t *a, size_t of_row, const int16_t *b, size_t stride, int pairs, const int r, const int c, int32_t *out) {
-	__m512i acc[tile * 4];
+	wholes acc[tile * across];
 #pragma GCC unroll 24
-	for (int i = 0; i < r * c; i++) acc[i] = _mm512_setzero_si512();
+	for (int i = 0; i < r * c; i++) acc[i] = no_wholes();
 	for (int p = 0; p < pairs; p++, a += 2, b += 2 * stride) {
-		__m512i column[4];
+		wholes column[across];
 #pragma GCC unroll 4
-		for (int j = 0; j < c; j++) column[j] = _mm512_loadu_si512(b + j * 2 * lanes);
+		for (int j = 0; j < c; j++) column[j] = load_wholes((const int32_t *)b + j * lanes);
 #pragma GCC unroll 6
 		for (int i = 0; i < r; i++) {
 			int32_t pair;
 			memcpy(&pair, a + i * of_row, sizeof pair);
-			const __m512i both = _mm512_set1_epi32(pair);
+			const wholes both = all_wholes(pair);
 #pragma GCC unroll 4
-			for (int j = 0; j < c; j++) acc[i * c + j] = _mm512_dpwssd_epi32(acc[i * c + j], column[j], both);
+			for (int j = 0; j < c; j++) acc[i * c + j] = dot_16(acc[i * c + j], column[j], both);
 		}
 	}
 #pragma GCC unroll 6
 	for (int i = 0; i < r; i++)
 #pragma GCC unroll 4
-		for (int j = 0; j < c; j++) _mm512_storeu_si512(out + i * block + j * lanes, acc[i * c + j]);
+		for (int j = 0; j < c; j++) store_wholes(out + i * block + j * lanes, acc[i * c + j]);
 }
 
 // Functions of their own, for which the compiler has registers enough.
-#define MULTIPLY(r, c) \
-	__attribute__((noinline)) AVX512 static void multiply##r##x##c(const int16_t *a, size_t of_row, const int16_t *b, size_t stride, int pairs, int32_t *out) { \
+#define MULTIPLY(name, r, c) \
+	__attribute__((noinline)) SIMD static void name(const int16_t *a, size_t of_row, const int16_t *b, size_t stride, int pairs, int32_t *out) { \
 		multiply(a, of_row, b, stride, pairs, r, c, out); \
 	}
-MULTIPLY(6, 4)
-MULTIPLY(6, 2)
-MULTIPLY(1, 4)
-MULTIPLY(1, 2)
+MULTIPLY(multiply_tile, tile, across)
+MULTIPLY(multiply_one, 1, across)
+#if !defined(LOOKOUT_AVX2)
+MULTIPLY(multiply_tile_half, tile, across / 2)
+MULTIPLY(multiply_one_half, 1, across / 2)
+#endif
 
 // power2 is 2^x to 4e-6 of it.
-INLINE __m512 power2(__m512 x) {
-	__m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm512_sub_ps(x, n);
-	__m512 p = _mm512_set1_ps(0.00961813f); // Taylor
-	p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05550411f));
-	p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.24022651f));
-	p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.69314718f));
-	p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1));
-	return _mm512_scalef_ps(p, n);
+INLINE reals power2(reals x) {
+	x = higher(x, all(-126));
+	reals n = rounded(x), f = sub(x, n);
+	reals p = all(0.00961813f); // Taylor
+	p = mul_add(p, f, all(0.05550411f));
+	p = mul_add(p, f, all(0.24022651f));
+	p = mul_add(p, f, all(0.69314718f));
+	p = mul_add(p, f, all(1));
+	return shifted(p, n);
 }
 
-// weigh adds what r rows' weights make of c registers of the values' columns.
-INLINE void weigh(const int16_t *weights, size_t of_row, const int16_t *values, const float *scale, int width, const int r, const int c, float *sums) {
+// weigh adds what r rows' weights make of a span of the values' columns, or of half of one.
+INLINE void weigh(const int16_t *weights, size_t of_row, const int16_t *values, const float *scale, int width, const int r, const int columns, float *sums) {
 	int32_t products[tile * block];
-	(c == 4 ? r == tile ? multiply6x4 : multiply1x4 : r == tile ? multiply6x2 : multiply1x2)(weights, of_row, values, width, block / 2, products);
+#if !defined(LOOKOUT_AVX2)
+	if (columns < span)
+		(r == tile ? multiply_tile_half : multiply_one_half)(weights, of_row, values, width, block / 2, products);
+	else
+#endif
+		(r == tile ? multiply_tile : multiply_one)(weights, of_row, values, width, block / 2, products);
 	for (int i = 0; i < r; i++)
-		for (int j = 0; j < c * lanes; j += lanes) {
+		for (int j = 0; j < columns; j += lanes) {
 			float *sum = sums + i * width + j;
-			_mm512_storeu_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(products + i * block + j)), _mm512_loadu_ps(scale + j), _mm512_loadu_ps(sum)));
+			store(sum, mul_add(to_reals(load_wholes(products + i * block + j)), load(scale + j), load(sum)));
 		}
 }
 
 // attend computes r rows.
 INLINE void attend(const multihead *m, int head, const float *q, char *scratch, const int r, float *out) {
-	const int w = wide(m), all = m->blocks * block;
+	const int w = wide(m), all_keys = m->blocks * block;
 	const size_t row = (size_t)m->heads * m->width;
-	float *scores = (float *)scratch, *sums = scores + tile * all;
-	int16_t *weights = (int16_t *)(sums + tile * w), *queries = weights + tile * all;
-	const __m512 none = _mm512_set1_ps(-3.4e38f);
+	float *scores = (float *)scratch, *sums = scores + tile * all_keys;
+	int16_t *weights = (int16_t *)(sums + tile * w), *queries = weights + tile * all_keys;
+	const reals none = all(-3.4e38f);
 	float scale[tile], total[tile];
-	__m512 top[tile];
+	reals top[tile];
 	for (int i = 0; i < r; i++) {
 		scale[i] = narrow(q + i * row, m->width, w, fine(m), queries + i * w) * m->scale * 1.44269504f; // for powers of 2
 		top[i] = none;
@@ -167,45 +177,43 @@ INLINE void attend(const multihead *m, int head, const float *q, char *scratch, 
 	for (int b = 0; b < m->blocks; b++) {
 		packed p = packed_of(m, head, b);
 		int32_t products[tile * block];
-		(r == tile ? multiply6x4 : multiply1x4)(queries, w, p.keys, block, w / 2, products);
+		for (int j = 0; j < block; j += span) (r == tile ? multiply_tile : multiply_one)(queries, w, p.keys + 2 * j, block, w / 2, products + j);
 		for (int j = 0; j < block; j += lanes) {
-			const int at = b * block + j;
-			const __mmask16 there = at < m->keys ? first_lanes(m->keys - at) : 0;
-			const __m512 by = _mm512_loadu_ps(p.key + j);
+			const int at = b * block + j, there = at < m->keys ? m->keys - at : 0;
+			const reals by = load(p.key + j);
 			for (int i = 0; i < r; i++) {
-				__m512 x = _mm512_mask_mul_ps(none, there, _mm512_cvtepi32_ps(_mm512_loadu_si512(products + i * block + j)), by);
-				_mm512_storeu_ps(scores + i * all + at, x);
-				top[i] = _mm512_max_ps(top[i], x);
+				reals x = pick(there, mul(to_reals(load_wholes(products + i * block + j)), by), none);
+				store(scores + i * all_keys + at, x);
+				top[i] = higher(top[i], x);
 			}
 		}
 	}
 	for (int i = 0; i < r; i++) {
-		const __m512 by = _mm512_set1_ps(scale[i]), from = _mm512_set1_ps(whole - _mm512_reduce_max_ps(top[i]) * scale[i]);
-		__m512 sum = _mm512_setzero_ps();
-		for (int j = 0; j < all; j += lanes) {
-			__m512 e = power2(_mm512_fmadd_ps(_mm512_loadu_ps(scores + i * all + j), by, from));
-			e = _mm512_maskz_mov_ps(j < m->keys ? first_lanes(m->keys - j) : 0, e);
-			sum = _mm512_add_ps(sum, e);
-			_mm256_storeu_si256((__m256i *)(weights + i * all + j), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(e)));
+		const reals by = all(scale[i]), from = all(whole - highest(top[i]) * scale[i]);
+		reals sum = zeros();
+		for (int j = 0; j < all_keys; j += lanes) {
+			reals e = power2(mul_add(load(scores + i * all_keys + j), by, from));
+			e = pick(j < m->keys ? m->keys - j : 0, e, zeros());
+			sum = add(sum, e);
+			store_16(weights + i * all_keys + j, to_wholes(e));
 		}
-		total[i] = _mm512_reduce_add_ps(sum);
+		total[i] = total_of(sum);
 	}
 	memset(sums, 0, (size_t)r * w * sizeof *sums);
 	for (int b = 0; b < m->blocks; b++) {
 		packed p = packed_of(m, head, b);
 		int c = 0;
-		for (; c + block <= w; c += block) weigh(weights + b * block, all, p.values + 2 * c, p.value + c, w, r, 4, sums + c);
-		if (c < w) weigh(weights + b * block, all, p.values + 2 * c, p.value + c, w, r, 2, sums + c);
+		for (; c + span <= w; c += span) weigh(weights + b * block, all_keys, p.values + 2 * c, p.value + c, w, r, span, sums + c);
+		if (c < w) weigh(weights + b * block, all_keys, p.values + 2 * c, p.value + c, w, r, span / 2, sums + c);
 	}
 	for (int i = 0; i < r; i++)
-		for (int c = 0; c < m->width; c += lanes)
-			_mm512_mask_storeu_ps(out + i * row + c, first_lanes(m->width - c), _mm512_mul_ps(_mm512_loadu_ps(sums + i * w + c), _mm512_set1_ps(1 / total[i])));
+		for (int c = 0; c < m->width; c += lanes) store_some(out + i * row + c, m->width - c, mul(load(sums + i * w + c), all(1 / total[i])));
 }
 
-AVX512 static void attend6(const multihead *m, int head, const float *q, char *scratch, float *out) { attend(m, head, q, scratch, 6, out); }
-AVX512 static void attend1(const multihead *m, int head, const float *q, char *scratch, float *out) { attend(m, head, q, scratch, 1, out); }
+SIMD static void attend_tile(const multihead *m, int head, const float *q, char *scratch, float *out) { attend(m, head, q, scratch, tile, out); }
+SIMD static void attend_one(const multihead *m, int head, const float *q, char *scratch, float *out) { attend(m, head, q, scratch, 1, out); }
 
-void lookout_multihead_attend(const multihead *m, int part) {
+static void attend_part(const multihead *m, int part) {
 	char *scratch = m->scratch + up((size_t)m->batch * m->heads * m->blocks * of_block(m)) + part * of_part(m);
 	const long all = (long)m->batch * m->heads * m->tiles, end = all * (part + 1) / m->parts;
 	const size_t row = (size_t)m->heads * m->width;
@@ -213,16 +221,13 @@ void lookout_multihead_attend(const multihead *m, int part) {
 		int head = (int)(t / m->tiles), first = (int)(t % m->tiles) * tile;
 		size_t at = ((size_t)(head / m->heads) * m->rows + first) * row + (size_t)(head % m->heads) * m->width;
 		if (first + tile <= m->rows) {
-			attend6(m, head, m->q + at, scratch, m->out + at);
+			attend_tile(m, head, m->q + at, scratch, m->out + at);
 			continue;
 		}
-		for (int i = first; i < m->rows; i++, at += row) attend1(m, head, m->q + at, scratch, m->out + at);
+		for (int i = first; i < m->rows; i++, at += row) attend_one(m, head, m->q + at, scratch, m->out + at);
 	}
 }
 
-#else // no node is changed where it is not supported
+const multihead_kernels NAMED(lookout_multihead) = {plan, pack, attend_part};
 
-size_t lookout_multihead_plan(multihead *m) { return (void)m, 0; }
-void lookout_multihead_pack(const multihead *m, int block) { (void)m, (void)block; }
-void lookout_multihead_attend(const multihead *m, int part) { (void)m, (void)part; }
 #endif

@@ -12,17 +12,21 @@ typedef struct {
 	float scale;
 	const float *q, *k, *v; // [batch][rows or keys][heads][width]
 	float *out;             // [batch][rows][heads][width]
-	int blocks, tiles, parts; // of lookout_multihead_plan
+	int blocks, tiles, parts; // of plan
 	char *scratch;            // as many bytes as it says, at a multiple of 64
 } multihead;
 
 enum { lookout_multihead_widest = 512 };
 
-// lookout_multihead_plan splits the work into parts and gives how many bytes of scratch it needs.
-size_t lookout_multihead_plan(multihead *m);
-// lookout_multihead_pack makes the keys and values of one of batch*blocks blocks into 16 bits.
-void lookout_multihead_pack(const multihead *m, int block);
-// lookout_multihead_attend computes one of the parts, once all blocks are packed.
-void lookout_multihead_attend(const multihead *m, int part);
+typedef struct {
+	// plan splits the work into parts and gives how many bytes of scratch it needs.
+	size_t (*plan)(multihead *m);
+	// pack makes the keys and values of one of batch*blocks blocks into 16 bits.
+	void (*pack)(const multihead *m, int block);
+	// attend computes one of the parts, once all blocks are packed.
+	void (*attend)(const multihead *m, int part);
+} multihead_kernels;
+
+extern const multihead_kernels lookout_multihead_avx512, lookout_multihead_avx2;
 
 #endif

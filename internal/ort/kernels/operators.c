@@ -5,11 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "attention.h"
-#include "int8.h"
-#include "matmul.h"
-#include "multihead.h"
-#include "rows.h"
+#include "choose.h"
 
 // The nodes keep the library's names for the operators and have a domain of our own.
 #define DOMAIN "lookout.video"
@@ -74,20 +70,22 @@ static OrtStatus *each(const OrtApi *api, OrtKernelContext *context, void (*f)(v
 
 typedef struct {
 	memory from;
+	const blocks_kernels *by;
 	matrix m;
 } product;
 
 static OrtStatus *create_product(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
 	(void)op;
-	int64_t k, n, block;
+	int64_t bits, k, n, block;
+	TRY(api->KernelInfoGetAttribute_int64(info, "bits", &bits));
 	TRY(api->KernelInfoGetAttribute_int64(info, "K", &k));
 	TRY(api->KernelInfoGetAttribute_int64(info, "N", &n));
 	TRY(api->KernelInfoGetAttribute_int64(info, "block_size", &block));
 	const int64_t limit = 1 << 24;
-	if (k <= 0 || n <= 0 || block < 32 || k > limit || n > limit || block % 32 || k % block)
-		return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": K, N and block_size do not fit");
+	if ((bits != 4 && bits != 8) || k <= 0 || n <= 0 || block < 32 || k > limit || n > limit || block % 32 || k % block)
+		return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": bits, K, N and block_size do not fit");
 	const void *data[2];
-	const size_t want[2] = {(size_t)n * k / 2, (size_t)n * (k / block)};
+	const size_t want[2] = {(size_t)n * k * bits / 8, (size_t)n * (k / block)};
 	for (int i = 0; i < 2; i++) {
 		int constant = 0;
 		const OrtValue *v;
@@ -102,12 +100,14 @@ static OrtStatus *create_product(const OrtCustomOp *op, const OrtApi *api, const
 	memory from;
 	TRY(memory_of(api, info, &from));
 	product *made = malloc(sizeof *made);
-	if (!made || !lookout_int4_pack(&made->m, k, n, block, data[0], data[1])) {
+	const blocks_kernels *by = lookout_kernels()->blocks;
+	if (!made || !by->pack(&made->m, bits, k, n, block, data[0], data[1])) {
 		memory_back(&from);
 		free(made);
 		return api->CreateStatus(ORT_FAIL, PRODUCT ": no memory for the weights");
 	}
 	made->from = from;
+	made->by = by;
 	*out = made;
 	return NULL;
 }
@@ -115,12 +115,13 @@ static OrtStatus *create_product(const OrtCustomOp *op, const OrtApi *api, const
 static void destroy_product(void *k) {
 	product *p = k;
 	memory_back(&p->from);
-	lookout_int4_free(&p->m);
+	p->by->free(&p->m);
 	free(p);
 }
 
 // multiplication is a run's product, which threads share.
 typedef struct {
+	const blocks_kernels *by;
 	const matrix *m;
 	const void *scratch;
 	size_t rows;
@@ -131,7 +132,7 @@ typedef struct {
 static void multiply(void *of, size_t part) {
 	const multiplication *j = of;
 	int from = (int)part * j->panels, to = from + j->panels;
-	lookout_int4_multiply(j->m, j->scratch, j->rows, from, to < j->m->panels ? to : j->m->panels, j->y);
+	j->by->multiply(j->m, j->scratch, j->rows, from, to < j->m->panels ? to : j->m->panels, j->y);
 }
 
 // rows_of gives what a product reads and writes: rows of k numbers in the first input, and the output, in which
@@ -155,19 +156,19 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 	const product *k = of;
 	const OrtApi *api = k->from.api;
 	const matrix *m = &k->m;
-	multiplication j = {.m = m};
+	multiplication j = {.by = k->by, .m = m};
 	const void *x;
 	TRY(rows_of(api, context, m->k, m->n, &x, &j.rows, &j.y));
 	if (j.rows == 0) return NULL;
 
 	_Alignas(64) char few[16384]; // enough for a token
-	void *scratch = scratch_of(&k->from, lookout_int4_scratch(m, j.rows), few, sizeof few);
+	void *scratch = scratch_of(&k->from, j.by->scratch(m, j.rows), few, sizeof few);
 	if (!scratch) return api->CreateStatus(ORT_FAIL, PRODUCT ": no memory for the rows");
-	lookout_int4_quantise(m, x, j.rows, scratch);
+	j.by->quantise(m, x, j.rows, scratch);
 	j.scratch = scratch;
 	// A part takes some three microseconds: less than two of them are sooner done than shared.
-	const size_t enough = 64 * 1024;
-	size_t of_panel = j.rows * m->k * 16;
+	const size_t enough = (m->columns < 16 ? 192 : 64) * 1024;
+	size_t of_panel = j.rows * m->k * m->columns;
 	j.panels = of_panel < enough ? (int)((enough + of_panel - 1) / of_panel) : 1;
 	size_t parts = (m->panels + j.panels - 1) / j.panels;
 	OrtStatus *failed = NULL;
@@ -186,6 +187,7 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 
 typedef struct {
 	memory from;
+	const int8_kernels *by;
 	matrix8 m;
 } eight;
 
@@ -222,12 +224,14 @@ static OrtStatus *create_eight(const OrtApi *api, const OrtKernelInfo *info, siz
 	memory from;
 	TRY(memory_of(api, info, &from));
 	eight *made = malloc(sizeof *made);
-	if (!made || !lookout_int8_pack(&made->m, shape[0][0], columns, data[0], data[1], all[1], data[2], all[2], data[3])) {
+	const int8_kernels *by = lookout_kernels()->int8;
+	if (!made || !by->pack(&made->m, shape[0][0], columns, data[0], data[1], all[1], data[2], all[2], data[3])) {
 		memory_back(&from);
 		free(made);
 		return api->CreateStatus(ORT_FAIL, "no memory for weights in 8 bits");
 	}
 	made->from = from;
+	made->by = by;
 	*out = made;
 	return NULL;
 }
@@ -243,32 +247,46 @@ static OrtStatus *create_ready8(const OrtCustomOp *op, const OrtApi *api, const 
 static void destroy_eight(void *k) {
 	eight *e = k;
 	memory_back(&e->from);
-	lookout_int8_free(&e->m);
+	e->by->free(&e->m);
 	free(e);
 }
 
-static void enter8(void *p, size_t tile) { lookout_int8_enter(p, tile); }
-static void multiply8(void *p, size_t part) { lookout_int8_multiply(p, part); }
+// eighths are a run's product, which threads share.
+typedef struct {
+	const int8_kernels *by;
+	product8 p;
+} eighths;
+
+static void enter8(void *of, size_t tile) {
+	const eighths *j = of;
+	j->by->enter(&j->p, tile);
+}
+
+static void multiply8(void *of, size_t part) {
+	const eighths *j = of;
+	j->by->multiply(&j->p, part);
+}
 
 // compute_eight multiplies the rows of the first input, in 8 bits where there are a scale and a zero.
 static OrtStatus *compute_eight(const eight *k, OrtKernelContext *context, const float *scale, const uint8_t *zero) {
 	const OrtApi *api = k->from.api;
-	product8 p = {.m = &k->m};
+	eighths j = {.by = k->by, .p = {.m = &k->m}};
+	product8 *p = &j.p;
 	const void *x;
-	TRY(rows_of(api, context, k->m.k, k->m.n, &x, &p.rows, &p.y));
+	TRY(rows_of(api, context, k->m.k, k->m.n, &x, &p->rows, &p->y));
 	if (scale) {
-		p.q = x;
-		p.scale = *scale;
-		p.zero = *zero;
+		p->q = x;
+		p->scale = *scale;
+		p->zero = *zero;
 	} else {
-		p.x = x;
+		p->x = x;
 	}
-	if (p.rows == 0) return NULL;
-	p.scratch = scratch_of(&k->from, lookout_int8_plan(&p), NULL, 0);
-	if (!p.scratch) return api->CreateStatus(ORT_FAIL, "no memory for rows in 8 bits");
-	OrtStatus *failed = each(api, context, enter8, p.tiles, 1, &p);
-	if (!failed) failed = each(api, context, multiply8, p.groups * p.shares, 1, &p);
-	scratch_back(&k->from, p.scratch, NULL);
+	if (p->rows == 0) return NULL;
+	p->scratch = scratch_of(&k->from, j.by->plan(p), NULL, 0);
+	if (!p->scratch) return api->CreateStatus(ORT_FAIL, "no memory for rows in 8 bits");
+	OrtStatus *failed = each(api, context, enter8, p->tiles, 1, &j);
+	if (!failed) failed = each(api, context, multiply8, p->groups * p->shares, 1, &j);
+	scratch_back(&k->from, p->scratch, NULL);
 	return failed;
 }
 
@@ -297,6 +315,7 @@ static OrtStatus *compute_ready8(void *of, OrtKernelContext *context) {
 
 typedef struct {
 	memory from;
+	const kernels *by;
 	int heads, shared;
 	float scale; // 0: the root of the width
 } attending;
@@ -320,7 +339,7 @@ static OrtStatus *create_heads(const OrtApi *api, const OrtKernelInfo *info, con
 		memory_back(&from);
 		return api->CreateStatus(ORT_FAIL, "no memory");
 	}
-	*made = (attending){.from = from, .heads = heads, .shared = of_keys, .scale = scale};
+	*made = (attending){.from = from, .by = lookout_kernels(), .heads = heads, .shared = of_keys, .scale = scale};
 	*out = made;
 	return NULL;
 }
@@ -335,9 +354,26 @@ static OrtStatus *create_attention(const OrtCustomOp *op, const OrtApi *api, con
 	return (void)op, create_heads(api, info, "kv_num_heads", out);
 }
 
-static void enter(void *a, size_t row) { lookout_attention_enter(a, (int)row); }
-static void attend(void *a, size_t piece) { lookout_attention_attend(a, (int)piece); }
-static void merge(void *a, size_t row) { lookout_attention_merge(a, (int)row); }
+// attended is a run's attention, which threads share.
+typedef struct {
+	const attention_kernels *by;
+	attention a;
+} attended;
+
+static void enter(void *of, size_t row) {
+	const attended *j = of;
+	j->by->enter(&j->a, (int)row);
+}
+
+static void attend(void *of, size_t piece) {
+	const attended *j = of;
+	j->by->attend(&j->a, (int)piece);
+}
+
+static void merge(void *of, size_t row) {
+	const attended *j = of;
+	j->by->merge(&j->a, (int)row);
+}
 
 static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 	const attending *k = of;
@@ -375,25 +411,26 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 		if (past < 0 || past + rows > room || past > had || past + rows > shape[cos][0]) return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": more rows than there is room");
 		if (rows == 0) continue;
 		const size_t of_rows = (size_t)rows * shape[qkv][2], of_cache = (size_t)k->shared * room * width, of_past = (size_t)k->shared * had * width;
-		attention a = {
+		attended j = {.by = k->by->attention, .a = {
 			.rows = rows, .heads = k->heads, .shared = k->shared, .width = width, .past = past, .room = room, .turned = shape[cos][1],
 			.scale = k->scale ? k->scale : 1 / sqrtf(width),
 			.qkv = (const float *)data[qkv] + b * of_rows, .cos = data[cos], .sin = data[sin],
 			.keys = out[1] + b * of_cache, .values = out[2] + b * of_cache, .out = out[0] + b * rows * k->heads * width,
-		};
+		}};
+		attention *a = &j.a;
 		for (int i = 0; i < 2; i++) { // what was is there already where past and present are one
 			const float *from = (const float *)data[keys + i] + b * of_past;
-			float *to = i ? a.values : a.keys;
+			float *to = i ? a->values : a->keys;
 			for (int h = 0; from != to && h < k->shared; h++) memcpy(to + h * room * width, from + h * had * width, past * width * sizeof *to);
 		}
 		_Alignas(64) float few[8192]; // enough for a token of the models that one machine runs
-		float *scratch = scratch_of(&k->from, lookout_attention_plan(&a) * sizeof *few, few, sizeof few);
+		float *scratch = scratch_of(&k->from, j.by->plan(a) * sizeof *few, few, sizeof few);
 		if (!scratch) return api->CreateStatus(ORT_FAIL, ATTENTION ": no memory for the rows");
-		a.queries = scratch;
-		a.partial = scratch + (size_t)rows * k->heads * width;
-		OrtStatus *failed = each(api, context, enter, rows, rows > 8, &a);
-		if (!failed) failed = each(api, context, attend, (size_t)a.tiles * a.splits * a.shared, 1, &a);
-		if (!failed) failed = each(api, context, merge, rows, rows > 8, &a);
+		a->queries = scratch;
+		a->partial = scratch + (size_t)rows * k->heads * width;
+		OrtStatus *failed = each(api, context, enter, rows, rows > 8, &j);
+		if (!failed) failed = each(api, context, attend, (size_t)a->tiles * a->splits * a->shared, 1, &j);
+		if (!failed) failed = each(api, context, merge, rows, rows > 8, &j);
 		scratch_back(&k->from, scratch, few);
 		if (failed) return failed;
 	}
@@ -408,8 +445,21 @@ static OrtStatus *create_multihead(const OrtCustomOp *op, const OrtApi *api, con
 	return (void)op, create_heads(api, info, "num_heads", out);
 }
 
-static void pack(void *m, size_t block) { lookout_multihead_pack(m, (int)block); }
-static void attend_all(void *m, size_t part) { lookout_multihead_attend(m, (int)part); }
+// multiheads are a run's attention of all rows, which threads share.
+typedef struct {
+	const multihead_kernels *by;
+	multihead m;
+} multiheads;
+
+static void pack(void *of, size_t block) {
+	const multiheads *j = of;
+	j->by->pack(&j->m, (int)block);
+}
+
+static void attend_all(void *of, size_t part) {
+	const multiheads *j = of;
+	j->by->attend(&j->m, (int)part);
+}
 
 static OrtStatus *compute_multihead(void *of, OrtKernelContext *context) {
 	const attending *k = of;
@@ -436,15 +486,16 @@ static OrtStatus *compute_multihead(void *of, OrtKernelContext *context) {
 	if (batch * rows * all == 0) return NULL;
 	if (keys == 0) return memset(y, 0, batch * rows * all * sizeof(float)), NULL;
 	const int width = (int)(all / k->heads);
-	multihead m = {
+	multiheads j = {.by = k->by->multihead, .m = {
 		.batch = (int)batch, .heads = k->heads, .width = width, .rows = (int)rows, .keys = (int)keys, .scale = k->scale ? k->scale : 1 / sqrtf(width),
 		.q = data[query], .k = data[key], .v = data[value], .out = y,
-	};
-	m.scratch = scratch_of(&k->from, lookout_multihead_plan(&m), NULL, 0);
-	if (!m.scratch) return api->CreateStatus(ORT_FAIL, MULTIHEAD ": no memory for the keys");
-	OrtStatus *failed = each(api, context, pack, (size_t)m.batch * m.blocks, 1, &m);
-	if (!failed) failed = each(api, context, attend_all, m.parts, 1, &m);
-	scratch_back(&k->from, m.scratch, NULL);
+	}};
+	multihead *m = &j.m;
+	m->scratch = scratch_of(&k->from, j.by->plan(m), NULL, 0);
+	if (!m->scratch) return api->CreateStatus(ORT_FAIL, MULTIHEAD ": no memory for the keys");
+	OrtStatus *failed = each(api, context, pack, (size_t)m->batch * m->blocks, 1, &j);
+	if (!failed) failed = each(api, context, attend_all, m->parts, 1, &j);
+	scratch_back(&k->from, m->scratch, NULL);
 	return failed;
 }
 
@@ -454,6 +505,7 @@ static OrtStatus *compute_multihead(void *of, OrtKernelContext *context) {
 
 typedef struct {
 	const OrtApi *api;
+	const rows_kernels *by;
 	float number; // the attribute: epsilon, or alpha
 	float cube;
 } elementwise;
@@ -461,6 +513,7 @@ typedef struct {
 // create_elementwise reads the attribute, where there is one.
 static OrtStatus *create_elementwise(const OrtApi *api, const OrtKernelInfo *info, const char *attribute, elementwise of, void **out) {
 	of.api = api;
+	of.by = lookout_kernels()->rows;
 	if (attribute) TRY(api->KernelInfoGetAttribute_float(info, attribute, &of.number));
 	elementwise *made = malloc(sizeof *made);
 	if (!made) return api->CreateStatus(ORT_FAIL, "no memory");
@@ -487,6 +540,7 @@ static OrtStatus *create_fast(const OrtCustomOp *op, const OrtApi *api, const Or
 
 // numbers are the rows of a run, which threads share.
 typedef struct {
+	const rows_kernels *by;
 	float number, cube;
 	const float *x, *skip, *gamma;
 	float *y, *sum;
@@ -496,12 +550,12 @@ typedef struct {
 static void norm(void *of, size_t row) {
 	const numbers *r = of;
 	size_t at = row * r->width;
-	lookout_norm(r->x + at, r->skip + at, r->gamma, r->number, r->width, r->sum ? r->sum + at : NULL, r->y + at);
+	r->by->norm(r->x + at, r->skip + at, r->gamma, r->number, r->width, r->sum ? r->sum + at : NULL, r->y + at);
 }
 
 static void gelu(void *of, size_t row) {
 	const numbers *r = of;
-	lookout_gelu(r->x + row * r->width, r->number, r->cube, r->width, r->y + row * r->width);
+	r->by->gelu(r->x + row * r->width, r->number, r->cube, r->width, r->y + row * r->width);
 }
 
 static OrtStatus *compute_norm(void *of, OrtKernelContext *context) {
@@ -519,7 +573,7 @@ static OrtStatus *compute_norm(void *of, OrtKernelContext *context) {
 	size_t all = count(shape[0], n[0]), width = n[0] ? shape[0][n[0] - 1] : 0;
 	if (width == 0 || count(shape[1], n[1]) != all || count(shape[2], n[2]) != width)
 		return api->CreateStatus(ORT_INVALID_ARGUMENT, NORM ": the inputs' sizes do not fit");
-	numbers r = {.number = k->number, .x = data[0], .skip = data[1], .gamma = data[2], .width = width};
+	numbers r = {.by = k->by, .number = k->number, .x = data[0], .skip = data[1], .gamma = data[2], .width = width};
 	OrtValue *out;
 	TRY(api->KernelContext_GetOutput(context, 0, shape[0], n[0], &out));
 	TRY(api->GetTensorMutableData(out, (void **)&r.y));
@@ -543,7 +597,7 @@ static OrtStatus *compute_gelu(void *of, OrtKernelContext *context) {
 	TRY(api->KernelContext_GetInput(context, 0, &in));
 	TRY(shape_of(api, in, shape, &n));
 	TRY(api->GetTensorData(in, &x));
-	numbers r = {.number = k->number, .cube = k->cube, .x = x, .width = n ? shape[n - 1] : 1};
+	numbers r = {.by = k->by, .number = k->number, .cube = k->cube, .x = x, .width = n ? shape[n - 1] : 1};
 	TRY(api->KernelContext_GetOutput(context, 0, shape, n, &out));
 	TRY(api->GetTensorMutableData(out, (void **)&r.y));
 	size_t all = count(shape, n);
@@ -638,6 +692,7 @@ static const char *why(OrtStatus *s) {
 }
 
 const char *lookout_kernels_register(const char *library, void *options) {
+	if (!lookout_kernels()) return "this CPU has not the instructions";
 	if (!domain) {
 		void *handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
 		if (!handle) return "the library is not loaded";

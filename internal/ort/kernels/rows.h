@@ -4,11 +4,14 @@
 
 #include <stddef.h>
 
-// lookout_norm adds skip to x, n numbers long, leaves that in sum unless it is NULL, and
-// divides it by its root mean square, times gamma, in y.
-void lookout_norm(const float *x, const float *skip, const float *gamma, float epsilon, size_t n, float *sum, float *y);
+typedef struct {
+	// norm adds skip to x, n numbers long, leaves that in sum unless it is NULL, and divides
+	// it by its root mean square, times gamma, in y.
+	void (*norm)(const float *x, const float *skip, const float *gamma, float epsilon, size_t n, float *sum, float *y);
+	// gelu gives x / (1 + e^(-alpha (x + cube x^3))) of each of n numbers.
+	void (*gelu)(const float *x, float alpha, float cube, size_t n, float *y);
+} rows_kernels;
 
-// lookout_gelu gives x / (1 + e^(-alpha (x + cube x^3))) of each of n numbers.
-void lookout_gelu(const float *x, float alpha, float cube, size_t n, float *y);
+extern const rows_kernels lookout_rows_avx512, lookout_rows_avx2;
 
 #endif

@@ -66,8 +66,8 @@ g = h.make_graph(nodes, "attention_long", [h.make_tensor_value_info(*t) for t in
 save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"),
      os.path.join(here, "attention_long.onnx"))
 
-# Products with 4-bit weights in blocks of 32 and 128, of 40 columns (no multiple of 16); and three that package kernels leaves to the library: those whose
-# rows stay in 32 bits, whose zeros are their own, and whose weights have 8 bits.
+# Products with 4-bit weights in blocks of 32 and 128, of 40 columns (no multiple of 16); and with weights of 8 bits; and two that package kernels leaves to the library: those whose
+# rows stay in 32 bits, and whose zeros are their own.
 rng = np.random.default_rng(1)
 nodes, init = [], []
 for name, bits, block, attributes, zeros in (("small", 4, 32, {"accuracy_level": 4}, False), ("large", 4, 128, {"accuracy_level": 4}, False), ("exact", 4, 32, {}, False),
@@ -93,22 +93,29 @@ g = h.make_graph(nodes, "between", [h.make_tensor_value_info(n, T.FLOAT, ["batch
 save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "between.onnx"))
 
 # A layer of a vision encoder in 8 bits: three products of the same rows, one of them with zeros of its own, attention of two heads 45 wide (no multiple of anything), GELU and two more
-# products. And what package kernels leaves to the library: weights without a sign, attention of each row to those before it, to keys from outside, and GELU with a bias.
+# products. All of these products once more in float32, on which the rest stands: the library's products cut off large sums on some CPUs. And what package kernels leaves to the library: weights without a sign, attention of each row to those before it, to keys from outside, and GELU with a bias.
 init, f = [], lambda name, a: init.append(h.make_tensor(name, T.FLOAT, a.shape, a.astype(np.float32).tobytes(), raw=True)) or name
 i8 = lambda name, a, kind=T.INT8: init.append(h.make_tensor(name, kind, a.shape, a.tobytes(), raw=True)) or name
-ms, nodes = dict(domain="com.microsoft"), [h.make_node("DynamicQuantizeLinear", ["x"], ["x8", "x_scale", "x_zero"])]
+ms, nodes = dict(domain="com.microsoft"), [h.make_node("DynamicQuantizeLinear", ["x"], ["x8", "x_scale", "x_zero"]), h.make_node("DequantizeLinear", ["x8", "x_scale", "x_zero"], ["rounded"])]
 for name, zeros, bias in (("q", np.zeros(90, np.int8), False), ("k", None, True), ("v", rng.integers(-9, 9, 90, np.int8), True)):
-    ins = ["x8", i8(name + "_w", rng.integers(-127, 128, (90, 90), np.int8)), "x_scale", f(name + "_s", rng.uniform(1e-3, 2e-3, 90)), "x_zero"]
-    ins += [i8(name + "_z", zeros) if zeros is not None else ""] * (zeros is not None or bias) + ([f(name + "_b", rng.normal(0, 1, 90))] if bias else [])
+    w, s = rng.integers(-127, 128, (90, 90), np.int8), rng.uniform(1e-3, 2e-3, 90)
+    b = rng.normal(0, 1, 90) if bias else np.zeros(90)
+    ins = ["x8", i8(name + "_w", w), "x_scale", f(name + "_s", s), "x_zero"]
+    ins += [i8(name + "_z", zeros) if zeros is not None else ""] * (zeros is not None or bias) + ([f(name + "_b", b)] if bias else [])
     nodes.append(h.make_node("MatMulIntegerToFloat", ins, [name], **ms))
-nodes += [h.make_node("MultiHeadAttention", ["q", "k", "v"], ["attended"], num_heads=2, **ms), h.make_node("FastGelu", ["attended"], ["gated"], **ms),
-          h.make_node("DynamicQuantizeMatMul", ["gated", i8("one_w", rng.integers(-127, 128, (90, 90), np.int8)), f("one_s", np.full((), 2e-3)), "", f("one_b", rng.normal(0, 1, 90))], ["one"], **ms),
-          h.make_node("DynamicQuantizeMatMul", ["attended", i8("two_w", rng.integers(-127, 128, (90, 90), np.int8)), f("two_s", rng.uniform(1e-3, 2e-3, 90)), i8("two_z", rng.integers(-9, 9, 90, np.int8))],
-                      ["two"], **ms),
-          h.make_node("DynamicQuantizeMatMul", ["gated", i8("plain_w", rng.integers(0, 256, (90, 90), np.uint8), T.UINT8), "one_s", i8("plain_z", np.array(128, np.uint8), T.UINT8)], ["plain"], **ms),
-          h.make_node("MultiHeadAttention", ["q", "k", "v"], ["causal"], num_heads=2, unidirectional=1, **ms), h.make_node("MultiHeadAttention", ["q", "keys", "v"], ["crossed"], num_heads=2, **ms),
-          h.make_node("FastGelu", ["v", "k_b"], ["moved"], **ms)]
-outs = ["q", "k", "v", "attended", "gated", "one", "two", "plain", "causal", "crossed", "moved"]
+    nodes.append(h.make_node("MatMul", ["rounded", f(name + "_f", (w - (0 if zeros is None else zeros.astype(float))) * s)], [name + "_product"]))
+    nodes.append(h.make_node("Add", [name + "_product", f(name + "_c", b)], ["exact_" + name]))
+nodes += [h.make_node("MultiHeadAttention", ["exact_q", "exact_k", "exact_v"], ["attended"], num_heads=2, **ms), h.make_node("FastGelu", ["attended"], ["gated"], **ms)]
+for name, rows, s, zeros, b in (("one", "gated", np.full((), 2e-3), None, rng.normal(0, 1, 90)), ("two", "attended", rng.uniform(1e-3, 2e-3, 90), rng.integers(-9, 9, 90, np.int8), None)):
+    w = rng.integers(-127, 128, (90, 90), np.int8)
+    ins = [rows, i8(name + "_w", w), f(name + "_s", s), "" if zeros is None else i8(name + "_z", zeros)] + ([] if b is None else [f(name + "_b", b)])
+    nodes.append(h.make_node("DynamicQuantizeMatMul", ins, [name], **ms))
+    nodes.append(h.make_node("MatMul", [rows, f(name + "_f", (w - (0 if zeros is None else zeros.astype(float))) * s)], [name + "_product"]))
+    nodes.append(h.make_node("Add", [name + "_product", f(name + "_c", np.zeros(90) if b is None else b)], ["exact_" + name]))
+nodes += [h.make_node("DynamicQuantizeMatMul", ["gated", i8("plain_w", rng.integers(0, 256, (90, 90), np.uint8), T.UINT8), "one_s", i8("plain_z", np.array(128, np.uint8), T.UINT8)], ["plain"], **ms),
+          h.make_node("MultiHeadAttention", ["exact_q", "exact_k", "exact_v"], ["causal"], num_heads=2, unidirectional=1, **ms), h.make_node("MultiHeadAttention", ["exact_q", "keys", "exact_v"], ["crossed"], num_heads=2, **ms),
+          h.make_node("FastGelu", ["exact_v", "k_b"], ["moved"], **ms)]
+outs = ["q", "k", "v", "exact_q", "exact_k", "exact_v", "exact_one", "exact_two", "attended", "gated", "one", "two", "plain", "causal", "crossed", "moved"]
 g = h.make_graph(nodes, "eight", [h.make_tensor_value_info("x", T.FLOAT, ["batch", "n", 90]), h.make_tensor_value_info("keys", T.FLOAT, ["batch", "n", 90])],
                  [h.make_tensor_value_info(n, T.FLOAT, ["batch", "n", 90]) for n in outs], init)
 save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "eight.onnx"))

@@ -1,0 +1,27 @@
+// See package kernels.
+#ifndef LOOKOUT_CHOOSE_H
+#define LOOKOUT_CHOOSE_H
+
+#include "attention.h"
+#include "int8.h"
+#include "matmul.h"
+#include "multihead.h"
+#include "rows.h"
+
+// kernels are those of one kind of CPU. They lay weights out each in their own way.
+typedef struct {
+	const char *instructions;
+	const blocks_kernels *blocks;
+	const int8_kernels *int8;
+	const attention_kernels *attention;
+	const multihead_kernels *multihead;
+	const rows_kernels *rows;
+} kernels;
+
+// lookout_kernels gives those with the widest registers that this CPU has, or NULL.
+const kernels *lookout_kernels(void);
+
+// lookout_kernels_narrow leaves out those for AVX-512, until it is called with 0.
+void lookout_kernels_narrow(int yes);
+
+#endif
