@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/asticode/go-astiav"
@@ -20,11 +21,13 @@ type shown struct {
 
 // ahead decodes a file while its last pictures are scaled and looked at. That is
 // worth more than another decoding thread: two with a picture each wait for one
-// another, and go on only while somebody asks for the next.
+// another, and go on only while somebody asks for the next. It rests while a
+// scene stands still, of which little is decoded.
 type ahead struct {
 	free chan *astiav.Frame // as many as there are, and not in use
 	got  chan decoded       // closed by the goroutine that fills it; nil when there is none
 	stop context.CancelFunc
+	rest *atomic.Bool // whether the goroutine is to end, without an error
 }
 
 type decoded struct {
@@ -37,14 +40,20 @@ const lead = 3
 
 // await gives the next picture; its frame is to be given back with done.
 func (r *Reader) await(ctx context.Context) (shown, error) {
+	rest := r.calm.still.Load() && !r.dec.late
 	if r.ahead.got == nil {
-		if !r.dec.ahead {
+		if !r.dec.ahead || rest {
 			return r.decodeNext(ctx)
 		}
 		r.goAhead()
 	}
+	r.ahead.rest.Store(rest)
 	select {
-	case d := <-r.ahead.got:
+	case d, more := <-r.ahead.got:
+		if !more {
+			r.halt()
+			return r.decodeNext(ctx)
+		}
 		if d.err != nil {
 			r.halt()
 		}
@@ -70,18 +79,18 @@ func (r *Reader) decodeNext(ctx context.Context) (shown, error) {
 	return shown{r.frame, r.seq, at, r.capture(at), r.clock.step, r.st.rotation, r.calm.held}, nil
 }
 
-// goAhead starts the goroutine. It ends with the first error or with halt; until
-// then what decode uses is its own.
+// goAhead starts the goroutine. It ends with the first error, with halt or when it
+// is to rest; until then what decode uses is its own.
 func (r *Reader) goAhead() {
 	ctx, stop := context.WithCancel(context.Background())
-	a := ahead{make(chan *astiav.Frame, lead), make(chan decoded, lead+1), stop} // all frames and an error: to send is never to wait
+	a := ahead{make(chan *astiav.Frame, lead), make(chan decoded, lead+1), stop, new(atomic.Bool)} // all frames and an error: to send is never to wait
 	for range lead {
 		a.free <- astiav.AllocFrame()
 	}
 	r.ahead = a
 	go func() {
 		defer close(a.got)
-		for {
+		for !a.rest.Load() {
 			p, err := r.decodeNext(ctx)
 			if err != nil {
 				a.got <- decoded{err: err}

@@ -28,8 +28,16 @@ func apart(a, b *media.Frame) (most int) {
 // TestCalm reads a scene that stands still until something crosses it, once as
 // it is and once telling that it is still: what is given is the same.
 func TestCalm(t *testing.T) {
+	for name, threads := range map[string]int{"as asked for": 1, "ahead": 2} {
+		t.Run(name, func(t *testing.T) { readCalm(t, threads) })
+	}
+}
+
+func readCalm(t *testing.T, threads int) {
 	cfg := Config{URL: "testdata/calm.mp4", SampleRate: 5}
-	as, calm := open(t, cfg), open(t, cfg)
+	as := open(t, cfg)
+	cfg.Threads = threads
+	calm := open(t, cfg)
 	var want, got, stood media.Frame
 	frames, moved := 0, time.Duration(0)
 	for {
@@ -93,7 +101,7 @@ func TestCalmDoubts(t *testing.T) {
 // TestCalmNeedsOnePictureAPacket: where pictures leave the decoder late, all are
 // decoded.
 func TestCalmNeedsOnePictureAPacket(t *testing.T) {
-	for _, cfg := range []Config{{URL: "testdata/calm.mp4", Threads: 2}, {URL: "testdata/counting-bframes.mp4"}, {URL: "testdata/counting-mjpeg.avi"}} {
+	for _, cfg := range []Config{{URL: "testdata/calm.mp4", Threads: 3}, {URL: "testdata/counting-bframes.mp4"}, {URL: "testdata/counting-mjpeg.avi"}} {
 		r := open(t, cfg)
 		var f media.Frame
 		for r.ReadFrame(t.Context(), &f) == nil {

@@ -17,6 +17,7 @@ type decoder struct {
 	device astiav.PixelFormat // of pictures in the device's memory
 	strict bool               // decoding on the CPU instead is an error
 	ahead  bool               // pictures are decoded before they are asked for (see ahead): nobody waits for the newest
+	late   bool               // and some packets are taken in before the first picture comes
 	note   string             // why auto fell back to the CPU
 	shadow *astiav.Frame      // a picture brought from the device
 }
@@ -95,6 +96,7 @@ func (d *decoder) start(cfg *Config, st *stream, codec *astiav.Codec, dev *astia
 	d.ahead = threads > 1 && !cfg.Live && !st.live && dev == nil // a device has few pictures to decode into
 	if d.ahead {
 		threads-- // one scales
+		d.late = threads > 1
 		d.ctx.SetThreadType(astiav.ThreadTypeFrame)
 	} else {
 		d.ctx.SetFlags(d.ctx.Flags().Add(astiav.CodecContextFlagLowDelay))
