@@ -1,11 +1,12 @@
 // Package kernels has operators of ONNX Runtime that read tokens and pictures in
-// less time than the library's own do, on CPUs with AVX-512 VNNI.
+// less time than the library's own do, on CPUs with AVX-512 VNNI or with AVX2.
 //
-// MatMulNBits multiplies rows by 4-bit weights. The library unpacks a weight for
-// one column at a time and adds up across registers; here a register holds 16
-// columns, the weights lie in memory in the order in which they are read, and
-// nothing is added up across. Rows are made into 8 bits in the blocks of the
-// weights, as the library does where its operator's accuracy_level is 4.
+// MatMulNBits multiplies rows by weights of 4 or 8 bits. The library unpacks a
+// weight for one column at a time and adds up across registers; here a register
+// holds a number of each of 16 columns (AVX2: 8), the weights lie in memory in the
+// order in which they are read, and nothing is added up across. Rows are made into
+// 8 bits in the blocks of the weights, as the library does where its operator's
+// accuracy_level is 4.
 //
 // GroupQueryAttention goes through keys and values once, where they lie, with the
 // softmax of what it has seen so far (Milakov and Gimelshein, arXiv:1805.02867),
@@ -13,7 +14,10 @@
 // where the library shares out heads, of which small models have few.
 //
 // For encoders in 8 bits, DynamicQuantizeMatMul and MatMulIntegerToFloat multiply
-// twelve rows by 32 columns at a time; the former gives each row a scale of its own.
+// twelve rows by 32 columns at a time (AVX2: six by 16); the former gives each row a
+// scale of its own. AVX2 cannot add up products of 8 bits: it cuts off what does not
+// fit into 16, and so do the library's operators there. Here rows have 16 bits then,
+// and the sums are right.
 // MultiHeadAttention computes in 16 bits what the library does in float32: a CPU of
 // this kind multiplies twice as many of them, and they are finer than bfloat16 or
 // the 8 bits of the products around it (compare SageAttention, arXiv:2410.02367,
