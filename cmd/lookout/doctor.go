@@ -99,8 +99,12 @@ func examine(ctx context.Context, conf configs.Config) []finding {
 	if err != nil {
 		list = append(list, finding{What: "ONNX Runtime and model", Needed: true, Detail: err.Error(), Fix: "the message names it; `make deps` gets the library"})
 	} else {
+		device := e.Runtime.Device()
+		if k := e.Runtime.Kernels(); k != "" {
+			device += ", kernels for " + k
+		}
 		list = append(list, finding{What: "ONNX Runtime", OK: true, Needed: true, Detail: e.Runtime.Version() + " " + e.Runtime.Library()},
-			finding{What: "device", OK: true, Detail: e.Runtime.Device()},
+			finding{What: "device", OK: true, Detail: device},
 			finding{What: "model", OK: true, Needed: true, Detail: fmt.Sprintf("%s %s, loaded in %d ms", e.Models.Info.Name, e.Models.Info.Hash, time.Since(began).Milliseconds())})
 		if e.Bundle == nil {
 			// Files of public models come with no sums to check here; `models verify` has those of the hub.

@@ -141,6 +141,15 @@ func (e *Env) Device() string {
 	return "cpu"
 }
 
+// Kernels names the instructions that package kernels runs with, "" where all of a
+// graph is the library's.
+func (e *Env) Kernels() string {
+	if !e.own {
+		return ""
+	}
+	return kernels.Instructions()
+}
+
 // Version is the library's, such as "1.24.4".
 func (e *Env) Version() string { return ortgo.GetVersion() }
 
