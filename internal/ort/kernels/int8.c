@@ -146,7 +146,7 @@ SIMD static void enter(const product8 *p, size_t t) {
 		} else {
 			const float *x = p->x + row * k;
 			reals most = zeros();
-			for (int i = 0; i < k; i += lanes) most = higher(most, size_of(load_some(x + i, k - i)));
+			for (int i = 0; i < k; i += lanes) most = higher(most, magnitude(load_some(x + i, k - i)));
 			const float largest = highest(most);
 			const reals by = all(largest > 0 ? 127 / largest : 0);
 			e.scale[r] = largest / 127;

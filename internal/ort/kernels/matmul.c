@@ -22,18 +22,19 @@ typedef struct {
 
 static size_t up(size_t n) { return (n + 63) & ~(size_t)63; }
 
-// Products of 8 bits with 8 do not fit where AVX2 adds up pairs of them: there rows have 16, and weights a sign.
-static size_t size(const matrix *m) { return lanes == 8 && m->bits == 8 ? 2 : 1; }
-static int32_t from(const matrix *m) { return m->bits == 4 ? 8 : lanes == 8 ? 0 : 128; }
+// Products of 8 bits with 8 do not fit where AVX2 adds up pairs of them: there a number of a row takes two bytes, and weights
+// have a sign. Else they count from the middle.
+static size_t bytes(const matrix *m) { return lanes == 8 && m->bits == 8 ? 2 : 1; }
+static int32_t middle(const matrix *m) { return m->bits == 4 ? 8 : lanes == 8 ? 0 : 128; }
 
 static size_t scratch(const matrix *m, size_t rows) {
-	return up(rows * m->k * size(m)) + 2 * up(rows * m->blocks * 4);
+	return up(rows * m->k * bytes(m)) + 2 * up(rows * m->blocks * 4);
 }
 
 static quantised parts(const matrix *m, const void *scratch, size_t rows) {
 	quantised a;
 	a.q = scratch;
-	a.scale = (const float *)((const char *)scratch + up(rows * m->k * size(m)));
+	a.scale = (const float *)((const char *)scratch + up(rows * m->k * bytes(m)));
 	a.start = (const int32_t *)((const char *)a.scale + up(rows * m->blocks * 4));
 	return a;
 }
@@ -43,22 +44,22 @@ SIMD static void quantise(const matrix *m, const float *x, size_t rows, void *sc
 	char *q = (char *)a.q;
 	float *scale = (float *)a.scale;
 	int32_t *start = (int32_t *)a.start;
-	for (size_t i = 0; i < rows * m->blocks; i++, x += m->block, q += m->block * size(m)) {
+	for (size_t i = 0; i < rows * m->blocks; i++, x += m->block, q += m->block * bytes(m)) {
 		reals most = zeros();
-		for (int j = 0; j < m->block; j += lanes) most = higher(most, size_of(load(x + j)));
+		for (int j = 0; j < m->block; j += lanes) most = higher(most, magnitude(load(x + j)));
 		float largest = highest(most);
 		reals by = all(largest > 0 ? 127 / largest : 0);
 		wholes sum = no_wholes();
 		for (int j = 0; j < m->block; j += lanes) {
 			wholes v = to_wholes(mul(load(x + j), by));
 			sum = add_wholes(sum, v);
-			if (size(m) == 2)
+			if (bytes(m) == 2)
 				store_16((int16_t *)q + j, v);
 			else
 				store_8((int8_t *)q + j, v);
 		}
 		scale[i] = largest / 127 * m->unit;
-		start[i] = -from(m) * total_of_wholes(sum);
+		start[i] = -middle(m) * total_of_wholes(sum);
 	}
 }
 
@@ -169,11 +170,11 @@ INLINE void add_bytes(const matrix *m, const uint8_t *w, const char *q, const in
 INLINE void product(const matrix *m, const quantised *a, const int bits, int panel, size_t row, const int n, float *y) {
 	const uint8_t *w = m->weights + (size_t)panel * m->k * columns * bits / 8;
 	const uint16_t *scale = m->scales + (size_t)panel * m->blocks * columns;
-	const char *q = a->q + row * m->k * size(m);
+	const char *q = a->q + row * m->k * bytes(m);
 	reals sums[most_rows];
 #pragma GCC unroll 8
 	for (int r = 0; r < n; r++) sums[r] = zeros();
-	for (int b = 0; b < m->blocks; b++, w += m->block * columns * bits / 8, q += m->block * size(m)) {
+	for (int b = 0; b < m->blocks; b++, w += m->block * columns * bits / 8, q += m->block * bytes(m)) {
 		wholes whole[most_rows];
 #pragma GCC unroll 8
 		for (int r = 0; r < n; r++) whole[r] = all_wholes(a->start[(row + r) * m->blocks + b]);
@@ -245,12 +246,12 @@ static uint8_t *pack_nibbles(const matrix *m, int panel, const uint8_t *weights,
 
 // pack_bytes packs as many weights of each column of a panel as 32 bits of a row have.
 static uint8_t *pack_bytes(const matrix *m, int panel, const uint8_t *weights, uint8_t *w) {
-	const int run = 4 / (int)size(m);
+	const int run = 4 / (int)bytes(m);
 	for (int i = 0; i < m->k; i += run)
 		for (int c = 0; c < columns; c++)
 			for (int j = 0; j < run; j++) {
 				int column = panel * columns + c;
-				*w++ = (column < m->n ? weights[(size_t)column * m->k + i + j] : 128) - 128 + from(m);
+				*w++ = (column < m->n ? weights[(size_t)column * m->k + i + j] : 128) - 128 + middle(m);
 			}
 	return w;
 }

@@ -63,7 +63,7 @@ INLINE reals some(const float *x, int n) { return n > 0 ? load_some(x, n) : zero
 // narrow makes n numbers into whole ones of at most `top`, with zeros behind them up to `to`, and gives their scale.
 INLINE float narrow(const float *x, int n, int to, float top, int16_t *y) {
 	reals highs = zeros();
-	for (int i = 0; i < n; i += lanes) highs = higher(highs, size_of(some(x + i, n - i)));
+	for (int i = 0; i < n; i += lanes) highs = higher(highs, magnitude(some(x + i, n - i)));
 	float largest = highest(highs);
 	reals by = all(largest > 0 ? top / largest : 0);
 	for (int i = 0; i < to; i += lanes) store_16(y + i, to_wholes(mul(some(x + i, n - i), by)));
@@ -85,7 +85,7 @@ SIMD static void pack(const multihead *m, int of) {
 		for (int c = 0; c < w; c += lanes) {
 			const int here = m->width - c;
 			reals top = zeros();
-			for (int j = 0; j < there; j++) top = higher(top, size_of(some(v + j * row + c, here)));
+			for (int j = 0; j < there; j++) top = higher(top, magnitude(some(v + j * row + c, here)));
 			store(p.value + c, mul(top, all(1.f / rough)));
 			const reals by = over_or_zero(all(rough), top);
 			for (int j = 0; j < block; j += 2) { // two keys a lane

@@ -25,7 +25,7 @@ SIMD static void gelu(const float *x, float alpha, float cube, size_t n, float *
 	for (size_t i = 0; i < n; i += lanes) {
 		reals v = load_some(x + i, n - i);
 		reals at = mul(v, mul_add(mul(v, v), all(alpha * cube), all(alpha)));
-		reals e = power(sub(zeros(), size_of(at))); // of what is not positive
+		reals e = power(sub(zeros(), magnitude(at))); // of what is not positive
 		v = mul(v, over(where_below(at, e, all(1)), add(all(1), e)));
 		store_some(y + i, n - i, v);
 	}
