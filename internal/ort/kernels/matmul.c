@@ -201,15 +201,63 @@ PRODUCT(nibbles_4, 4, 4)
 PRODUCT(bytes_1, 8, 1)
 PRODUCT(bytes_2, 8, 2)
 PRODUCT(bytes_4, 8, 4)
-#if !defined(LOOKOUT_AVX2)
+#if defined(LOOKOUT_AVX2)
+
+enum { tall = 6 }; // rows that go through two panels at a time
+
+// bytes_tall computes two panels for `tall` rows: twelve sums, of which each weight and each number that is loaded is good for
+// more than in a panel at a time.
+__attribute__((noinline)) SIMD static void bytes_tall(const matrix *m, const quantised *a, int panel, size_t row, float *y) {
+	const int8_t *left = (const int8_t *)m->weights + (size_t)panel * m->k * columns, *right = left + (size_t)m->k * columns;
+	const uint16_t *scale = m->scales + (size_t)panel * m->blocks * columns;
+	const int16_t *q = (const int16_t *)a->q + row * m->k;
+	reals sums[2 * tall];
+	for (int i = 0; i < 2 * tall; i++) sums[i] = zeros();
+	for (int b = 0; b < m->blocks; b++, scale += columns) {
+		wholes whole[2 * tall];
+#pragma GCC unroll 12
+		for (int i = 0; i < 2 * tall; i++) whole[i] = no_wholes();
+		for (int end = m->block; end > 0; end -= 2, left += 2 * columns, right += 2 * columns, q += 2) {
+			const wholes l = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)left)), r = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)right));
+#pragma GCC unroll 6
+			for (int i = 0; i < tall; i++) {
+				const wholes both = four_bytes((const char *)(q + (size_t)i * m->k));
+				whole[2 * i] = dot_16(whole[2 * i], l, both);
+				whole[2 * i + 1] = dot_16(whole[2 * i + 1], r, both);
+				IN_ORDER(whole[2 * i]);
+				IN_ORDER(whole[2 * i + 1]);
+			}
+		}
+		const reals of_left = load_halves(scale), of_right = load_halves(scale + (size_t)m->blocks * columns);
+#pragma GCC unroll 6
+		for (int i = 0; i < tall; i++) {
+			const reals by = all(a->scale[(row + i) * m->blocks + b]);
+			sums[2 * i] = mul_add(to_reals(whole[2 * i]), mul(of_left, by), sums[2 * i]);
+			sums[2 * i + 1] = mul_add(to_reals(whole[2 * i + 1]), mul(of_right, by), sums[2 * i + 1]);
+		}
+	}
+	for (int i = 0; i < tall; i++)
+		for (int j = 0; j < 2; j++) {
+			const int c = (panel + j) * columns;
+			store_some(y + (row + i) * m->n + c, m->n - c, sums[2 * i + j]);
+		}
+}
+
+#else
 PRODUCT(nibbles_8, 4, 8)
 PRODUCT(bytes_8, 8, 8)
 #endif
 
 SIMD static void multiply(const matrix *m, const void *scratch, size_t rows, int from, int to, float *y) {
 	quantised a = parts(m, scratch, rows);
+	size_t done = 0;
+#if defined(LOOKOUT_AVX2)
+	if (m->bits == 8 && (to - from) % 2 == 0)
+		for (; done + tall <= rows; done += tall)
+			for (int p = from; p < to; p += 2) bytes_tall(m, &a, p, done, y);
+#endif
 	for (int p = from; p < to; p++) {
-		size_t r = 0;
+		size_t r = done;
 #if !defined(LOOKOUT_AVX2)
 		for (; r + 8 <= rows; r += 8) (m->bits == 4 ? nibbles_8 : bytes_8)(m, &a, p, r, y);
 #endif

@@ -146,14 +146,14 @@ INLINE reals power2(reals x) {
 }
 
 // weigh adds what r rows' weights make of a span of the values' columns, or of half of one.
-INLINE void weigh(const int16_t *weights, size_t of_row, const int16_t *values, const float *scale, int width, const int r, const int columns, float *sums) {
+INLINE void weigh(const int16_t *weights, size_t of_row, const int16_t *values, const float *scale, int width, int pairs, const int r, const int columns, float *sums) {
 	int32_t products[tile * block];
 #if !defined(LOOKOUT_AVX2)
 	if (columns < span)
-		(r == tile ? multiply_tile_half : multiply_one_half)(weights, of_row, values, width, block / 2, products);
+		(r == tile ? multiply_tile_half : multiply_one_half)(weights, of_row, values, width, pairs, products);
 	else
 #endif
-		(r == tile ? multiply_tile : multiply_one)(weights, of_row, values, width, block / 2, products);
+		(r == tile ? multiply_tile : multiply_one)(weights, of_row, values, width, pairs, products);
 	for (int i = 0; i < r; i++)
 		for (int j = 0; j < columns; j += lanes) {
 			float *sum = sums + i * width + j;
@@ -177,12 +177,13 @@ INLINE void attend(const multihead *m, int head, const float *q, char *scratch, 
 	for (int b = 0; b < m->blocks; b++) {
 		packed p = packed_of(m, head, b);
 		int32_t products[tile * block];
-		for (int j = 0; j < block; j += span) (r == tile ? multiply_tile : multiply_one)(queries, w, p.keys + 2 * j, block, w / 2, products + j);
-		for (int j = 0; j < block; j += lanes) {
-			const int at = b * block + j, there = at < m->keys ? m->keys - at : 0;
+		const int here = m->keys - b * block < block ? m->keys - b * block : block;
+		for (int j = 0; j < here; j += span) (r == tile ? multiply_tile : multiply_one)(queries, w, p.keys + 2 * j, block, w / 2, products + j);
+		for (int j = 0; j < here; j += lanes) {
+			const int at = b * block + j;
 			const reals by = load(p.key + j);
 			for (int i = 0; i < r; i++) {
-				reals x = pick(there, mul(to_reals(load_wholes(products + i * block + j)), by), none);
+				reals x = pick(m->keys - at, mul(to_reals(load_wholes(products + i * block + j)), by), none);
 				store(scores + i * all_keys + at, x);
 				top[i] = higher(top[i], x);
 			}
@@ -191,9 +192,9 @@ INLINE void attend(const multihead *m, int head, const float *q, char *scratch, 
 	for (int i = 0; i < r; i++) {
 		const reals by = all(scale[i]), from = all(whole - highest(top[i]) * scale[i]);
 		reals sum = zeros();
-		for (int j = 0; j < all_keys; j += lanes) {
+		for (int j = 0; j < m->keys; j += lanes) {
 			reals e = power2(mul_add(load(scores + i * all_keys + j), by, from));
-			e = pick(j < m->keys ? m->keys - j : 0, e, zeros());
+			e = pick(m->keys - j, e, zeros());
 			sum = add(sum, e);
 			store_16(weights + i * all_keys + j, to_wholes(e));
 		}
@@ -202,9 +203,10 @@ INLINE void attend(const multihead *m, int head, const float *q, char *scratch, 
 	memset(sums, 0, (size_t)r * w * sizeof *sums);
 	for (int b = 0; b < m->blocks; b++) {
 		packed p = packed_of(m, head, b);
+		const int here = m->keys - b * block < block ? m->keys - b * block : block, pairs = (here + 1) / 2;
 		int c = 0;
-		for (; c + span <= w; c += span) weigh(weights + b * block, all_keys, p.values + 2 * c, p.value + c, w, r, span, sums + c);
-		if (c < w) weigh(weights + b * block, all_keys, p.values + 2 * c, p.value + c, w, r, span / 2, sums + c);
+		for (; c + span <= w; c += span) weigh(weights + b * block, all_keys, p.values + 2 * c, p.value + c, w, pairs, r, span, sums + c);
+		if (c < w) weigh(weights + b * block, all_keys, p.values + 2 * c, p.value + c, w, pairs, r, span / 2, sums + c);
 	}
 	for (int i = 0; i < r; i++)
 		for (int c = 0; c < m->width; c += lanes) store_some(out + i * row + c, m->width - c, mul(load(sums + i * w + c), all(1 / total[i])));
