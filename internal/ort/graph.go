@@ -183,48 +183,56 @@ func readInfo(b []byte) (Info, error) {
 	return info, err
 }
 
-// fields walks one protobuf message. b is nil for numbers, but for those of four
-// bytes.
+// fields walks one protobuf message.
 func fields(msg []byte, f func(num, v uint64, b []byte) error) error {
 	for len(msg) > 0 {
-		key, n := binary.Uvarint(msg)
-		if n <= 0 {
-			return errGraph
+		size, num, v, b, err := field(msg)
+		if err == nil {
+			err = f(num, v, b)
 		}
-		msg = msg[n:]
-		var v uint64
-		var b []byte
-		switch key & 7 {
-		case 0:
-			if v, n = binary.Uvarint(msg); n <= 0 {
-				return errGraph
-			}
-		case 1:
-			n = 8
-		case 5:
-			n = 4
-		case 2:
-			size, k := binary.Uvarint(msg)
-			if k <= 0 || size > uint64(len(msg)-k) {
-				return errGraph
-			}
-			n = k + int(size)
-			b = msg[k:n:n]
-		default:
-			return errGraph
-		}
-		if n > len(msg) {
-			return errGraph
-		}
-		if key&7 == 5 {
-			b = msg[:n:n]
-		}
-		msg = msg[n:]
-		if err := f(key>>3, v, b); err != nil {
+		if err != nil {
 			return err
 		}
+		msg = msg[size:]
 	}
 	return nil
+}
+
+// field reads the first of a message's fields, which takes size bytes. b is nil for
+// numbers, but for those of four bytes.
+func field(msg []byte) (size int, num, v uint64, b []byte, err error) {
+	key, at := binary.Uvarint(msg)
+	if at <= 0 {
+		return 0, 0, 0, nil, errGraph
+	}
+	end := at
+	switch key & 7 {
+	case 0:
+		var n int
+		if v, n = binary.Uvarint(msg[at:]); n <= 0 {
+			return 0, 0, 0, nil, errGraph
+		}
+		end += n
+	case 1:
+		end += 8
+	case 5:
+		end += 4
+	case 2:
+		length, n := binary.Uvarint(msg[at:])
+		if at += n; n <= 0 || length > uint64(len(msg)-at) {
+			return 0, 0, 0, nil, errGraph
+		}
+		end = at + int(length)
+	default:
+		return 0, 0, 0, nil, errGraph
+	}
+	if end > len(msg) {
+		return 0, 0, 0, nil, errGraph
+	}
+	if key&7 == 5 || key&7 == 2 {
+		b = msg[at:end:end]
+	}
+	return end, key >> 3, v, b, nil
 }
 
 // readGraphFile does not read the weights: pages that are skipped stay on disk.

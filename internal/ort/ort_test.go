@@ -453,7 +453,7 @@ func TestMemoryIsFlat(t *testing.T) {
 }
 
 func FuzzReadGraph(f *testing.F) {
-	for _, n := range []string{"add.onnx", "types.onnx", "slow.onnx", "weights.onnx", "attention.onnx", "attention_partial.onnx"} {
+	for _, n := range []string{"add.onnx", "types.onnx", "slow.onnx", "weights.onnx", "attention.onnx", "attention_partial.onnx", "ring.onnx", "folded.onnx"} {
 		b, err := os.ReadFile(filepath.Join("testdata", n))
 		if err != nil {
 			f.Fatal(err)
@@ -467,6 +467,17 @@ func FuzzReadGraph(f *testing.F) {
 		}
 		if scale, tables, err := unscale(b); err == nil && (len(tables) != 0) != (scale != 0) {
 			t.Fatalf("scale %v, %d tables", scale, len(tables))
+		}
+		rest, err := withoutBodies(b)
+		if err == nil && len(rest) > len(b) {
+			t.Fatal("grown by what was left out")
+		}
+		changed, n, err := ownNodes(bytes.Clone(rest))
+		if err != nil || n == 0 {
+			return
+		}
+		if _, more, err := ownNodes(changed); err != nil || more != 0 {
+			t.Fatalf("%d nodes more of what was changed, %v", more, err)
 		}
 	})
 }

@@ -37,6 +37,12 @@ const (
 func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.DynamicAdvancedSession, error) {
 	const level = ortgo.GraphOptimizationLevelEnableAll
 	keep := e.place(src, size, beside)
+	if e.own && size < small && len(beside) == 0 {
+		var err error
+		if src, err = bare(src); err != nil {
+			return nil, err
+		}
+	}
 	if keep == "" {
 		return e.build(src, level, "", s)
 	}
@@ -60,6 +66,23 @@ func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.
 		e.cfg.Logger.Warn("cannot keep a prepared graph", "model", src.Name, "err", failed)
 	}
 	return fresh, nil
+}
+
+// bare reads a model's file, where it has bodies of operators that package kernels
+// has, and leaves them out.
+func bare(src Source) (Source, error) {
+	data := src.Data
+	if src.Path != "" {
+		var err error
+		if data, err = os.ReadFile(src.Path); err != nil {
+			return src, err
+		}
+	}
+	rest, err := withoutBodies(data)
+	if err == nil && len(rest) < len(data) {
+		src.Path, src.Data = "", rest
+	}
+	return src, err
 }
 
 // place is the folder of the graph prepared from src, empty when none is to be
@@ -244,7 +267,7 @@ func roomFor(dir string, n int64) bool {
 // preparedName is the name of a graph prepared by this library on this kind of
 // machine: layouts chosen for one CPU are wrong for another.
 func preparedName(id, version, device string) string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{"10", id, version, device, cpuID()}, "\n")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{"12", id, version, device, cpuID()}, "\n")))
 	return hex.EncodeToString(sum[:12])
 }
 

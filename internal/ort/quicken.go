@@ -63,13 +63,51 @@ func ownNodes(model []byte) (changed []byte, n int, err error) {
 			return err
 		})
 	})
-	if err != nil || n == 0 || imported {
+	if err != nil {
+		return nil, 0, err
+	}
+	model, norms, err := known.fold(model)
+	if n += norms; err != nil || n == 0 || imported {
 		return model, n, err
 	}
 	// One more ModelProto.opset_import: what is repeated may stand anywhere.
 	one := append([]byte{0x0a, byte(len(kernels.Domain))}, kernels.Domain...)
 	one = append(one, 0x10, 1) // version
 	return append(append(model, 0x42, byte(len(one))), one...), n, nil
+}
+
+// withoutBodies takes the functions of package kernels' domain out of a model: what
+// its operators are made of, for those who do not have them. It gives model itself
+// where there are none.
+func withoutBodies(model []byte) ([]byte, error) {
+	var kept []byte
+	rest := model
+	for len(rest) > 0 {
+		size, num, _, b, err := field(rest)
+		if err != nil {
+			return nil, err
+		}
+		body := false
+		if num == 25 { // FunctionProto
+			err := fields(b, func(num, _ uint64, b []byte) error {
+				body = body || num == 10 && string(b) == kernels.Domain
+				return nil
+			})
+			if err != nil {
+				return nil, err
+			}
+		}
+		if body && kept == nil {
+			kept = append(make([]byte, 0, len(model)), model[:len(model)-len(rest)]...)
+		} else if !body && kept != nil {
+			kept = append(kept, rest[:size]...)
+		}
+		rest = rest[size:]
+	}
+	if kept == nil {
+		return model, nil
+	}
+	return kept, nil
 }
 
 // libraryDomain is that of the library's operators that are not of ONNX.
@@ -82,6 +120,7 @@ type knowledge struct {
 	weights map[string]table
 	eight   map[string]bool // rows that DynamicQuantizeLinear makes
 	rough   bool            // products make their rows into 8 bits
+	half    bool            // some weights are in 16 bits: then so may be what flows between nodes, whose types are not written down
 }
 
 func survey(model []byte) (*knowledge, error) {
@@ -99,7 +138,10 @@ func survey(model []byte) (*knowledge, error) {
 		case "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger":
 			k.rough = true
 		}
-	}, func(name string, t table) { k.weights[name] = t })
+	}, func(name string, t table) {
+		k.weights[name] = t
+		k.half = k.half || t.kind == codeFloat16 || t.kind == codeBFloat16
+	})
 }
 
 // parts calls node and weight for all that a graph has of them.
@@ -137,23 +179,22 @@ func (k *knowledge) quickens(n operator) bool {
 		return len(n.inputs) == 3 && (n.ints["bits"] == 4 || n.ints["bits"] == 8) && n.ints["accuracy_level"] == 4 && // and its zeros are all in the middle
 			block > 0 && block%32 == 0 && n.ints["K"]%block == 0 && k.is(n, codeFloat32, 2)
 	case "DynamicQuantizeMatMul":
-		return k.is(n, codeInt8, 1) && k.weights[n.inputs[1]].axes == 2 && k.is(n, codeFloat32, 2) && k.may(n, codeInt8, 3) && k.may(n, codeFloat32, 4)
+		return k.is(n, codeInt8, 1) && len(k.weights[n.inputs[1]].dims) == 2 && k.is(n, codeFloat32, 2) && k.may(n, codeInt8, 3) && k.may(n, codeFloat32, 4)
 	case "MatMulIntegerToFloat":
-		return len(n.inputs) > 4 && (k.eight[n.inputs[0]] || k.one(n, codeFloat32, 2) && k.one(n, codeUint8, 4)) && k.is(n, codeInt8, 1) && k.weights[n.inputs[1]].axes == 2 && k.is(n, codeFloat32, 3) &&
-			k.may(n, codeInt8, 5) && k.may(n, codeFloat32, 6)
+		return len(n.inputs) > 4 && (k.eight[n.inputs[0]] || k.one(n, codeFloat32, 2) && k.one(n, codeUint8, 4)) && (k.is(n, codeInt8, 1) || k.is(n, codeUint8, 1)) && len(k.weights[n.inputs[1]].dims) == 2 && k.is(n, codeFloat32, 3) &&
+			k.may(n, k.weights[n.inputs[1]].kind, 5) && k.may(n, codeFloat32, 6)
 	case "GroupQueryAttention":
 		return n.isAttention(k.inputs)
 	case "MultiHeadAttention": // made in 16 bits, where the products have 8
 		return k.rough && n.isMultiHead(k.inputs)
 	case "SkipSimplifiedLayerNormalization":
 		return len(n.inputs) == 3 && n.floats["epsilon"] != nil && k.is(n, codeFloat32, 2)
-	case "QuickGelu", "FastGelu": // their own types are not written down
-		for _, t := range k.weights {
-			if t.kind == codeFloat16 || t.kind == codeBFloat16 {
-				return false
-			}
-		}
-		return len(n.inputs) == 1 && (n.floats["alpha"] != nil) == (n.op == "QuickGelu")
+	case "QuickGelu", "FastGelu":
+		return !k.half && len(n.inputs) == 1 && (n.floats["alpha"] != nil) == (n.op == "QuickGelu")
+	case "Gelu":
+		return !k.half && len(n.inputs) == 1
+	case "BiasGelu":
+		return len(n.inputs) == 2 && k.is(n, codeFloat32, 1) && len(k.weights[n.inputs[1]].dims) == 1
 	}
 	return false
 }
@@ -165,7 +206,7 @@ func (k *knowledge) is(n operator, kind uint64, i int) bool {
 
 // one tells whether input i is a number of this kind.
 func (k *knowledge) one(n operator, kind uint64, i int) bool {
-	return k.is(n, kind, i) && k.weights[n.inputs[i]].axes == 0
+	return k.is(n, kind, i) && len(k.weights[n.inputs[i]].dims) == 0
 }
 
 // may tells whether input i is not there, or is a weight of this kind.
@@ -251,7 +292,7 @@ type table struct {
 	raw          []byte
 	offset, size int64
 	kind         uint64
-	axes         int
+	dims         []int
 	columns      int // 0: not a matrix of float32
 }
 
@@ -379,11 +420,10 @@ func (n *operator) readAttribute(b []byte) error {
 
 // readTable reads a TensorProto.
 func readTable(b []byte) (name string, t table, err error) {
-	var dims []int
 	err = fields(b, func(num, v uint64, b []byte) error {
 		switch num {
 		case 1:
-			dims = append(dims, int(v))
+			t.dims = append(t.dims, int(v))
 		case 2:
 			t.kind = v
 		case 8:
@@ -412,9 +452,8 @@ func readTable(b []byte) (name string, t table, err error) {
 		}
 		return nil
 	})
-	t.axes = len(dims)
-	if t.kind == codeFloat32 && t.axes == 2 {
-		t.columns = dims[1]
+	if t.kind == codeFloat32 && len(t.dims) == 2 {
+		t.columns = t.dims[1]
 	}
 	return name, t, err
 }

@@ -122,6 +122,7 @@ func TestPreparedProducts(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		ours    int
+		folded  int
 		inputs  []string
 		in, out int // how wide
 		spread  float32
@@ -131,6 +132,8 @@ func TestPreparedProducts(t *testing.T) {
 		{name: "eight", ours: 7, inputs: []string{"x", "keys"}, in: 90, out: 90, spread: 2, near: map[string]float64{"attended": 1.5e-3, "gated": 1.5e-3, // in 16 bits
 			"q": 2e-5, "k": 2e-5, "v": 2e-5, // by what is exact
 			"exact_one": 2e-3, "exact_two": 2e-3, "one": 0.06, "two": 0.06, "plain": 0.02}}, // a scale for each row here; the last is the library's own
+		{name: "folded", ours: 7, folded: 2, inputs: []string{"x"}, in: 90, out: 90, spread: 4, near: map[string]float64{"normed": 5e-6, "plain": 2e-6, "gated": 0.03, // of what is
+			"one": 0.03, "two": 0.03, "three": 0.03, "four": 0.03, "bare": 0.03}}, // rounded the other way now and then
 		{name: "between", ours: 4, inputs: []string{"x", "skip"}, in: 200, out: 200, spread: 40, near: map[string]float64{"normed": 2e-6, "again": 2e-6, "gated": 1e-5, "other": 1e-5}},
 	} {
 		onEach(t, c.name, func(t *testing.T) {
@@ -202,6 +205,9 @@ func TestPreparedProducts(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkOwn(t, data, graph, c.ours)
+			if have := bytes.Count(graph, []byte("QuantizeMatMul")); kernels.Supported() && have != c.folded {
+				t.Errorf("%d products make their rows into 8 bits themselves, want %d", have, c.folded)
+			}
 		})
 	}
 }
@@ -328,6 +334,85 @@ func ownAttention(t *testing.T) {
 			checkOwn(t, data, graph, 1)
 		}
 	}
+}
+
+// Attention to a ring gives what the operators give that it is made of, whatever
+// the ring holds: nothing yet, all, and ages that mean nothing.
+func TestRingAttention(t *testing.T) {
+	if !kernels.Supported() {
+		t.Skip("this CPU has neither AVX-512 VNNI nor AVX2")
+	}
+	onEach(t, "ring", func(t *testing.T) {
+		const slots, places, width = 7, 37, 60
+		e := open(t, Config{Threads: 2, CacheDir: t.TempDir()})
+		path := filepath.Join("testdata", "ring.onnx")
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		load := func(src Source) *Session {
+			s, err := e.NewSession(src, Options{Threads: 2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s
+		}
+		e.own = false // as on other CPUs
+		library := load(Source{Data: data})
+		e.own = true
+		random := rand.New(rand.NewPCG(1, 2))
+		for name, own := range map[string]*Session{"unprepared": load(Source{Data: data}), "preparing": load(Source{Path: path}), "prepared": load(Source{Path: path})} {
+			for _, ages := range [][]int64{
+				{0, 0, 0, 0, 0, 0, 0},
+				{3, 2, 1, 7, 6, 5, 4},
+				{0, 2, 1, 0, 0, 8, -1, 1, 0, 99, 7, 0, 0, 0}, // two streams
+			} {
+				batch := len(ages) / slots
+				x := map[string][]float32{}
+				for in, n := range map[string]int{"q": 1, "k": 1, "v": 1, "ring_k": slots, "ring_v": slots} {
+					x[in] = make([]float32, batch*n*places*width)
+					for i := range x[in] {
+						x[in][i] = random.Float32()*4 - 2
+					}
+				}
+				run := func(s *Session) []float32 {
+					b, err := s.NewBinding()
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer b.Close()
+					for in, v := range x {
+						if len(in) == 1 {
+							bind(t, b, in, v, batch, places, width)
+						} else {
+							bind(t, b, in, v, batch, slots, places, width)
+						}
+					}
+					y := make([]float32, batch*places*width)
+					bind(t, b, "age", ages, batch, slots)
+					bind(t, b, "y", y, batch, places, width)
+					if err := b.Step(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+					return y
+				}
+				want := run(library)
+				for i, v := range run(own) {
+					if math.Abs(float64(v-want[i])) > 1e-5 {
+						t.Fatalf("%s, ages %v: element %d is %v, of the library %v", name, ages, i, v, want[i])
+					}
+				}
+			}
+		}
+		if rest, err := withoutBodies(data); err != nil || len(rest) >= len(data) || bytes.Contains(rest, []byte("Softmax")) {
+			t.Errorf("%d of %d bytes are left: %v", len(rest), len(data), err)
+		}
+		for n := range data { // what is cut off is an error, or ends between two fields
+			if rest, err := withoutBodies(data[:n]); err == nil && len(rest) > n {
+				t.Fatal(n)
+			}
+		}
+	})
 }
 
 // cache is that of attention_long.onnx, for a batch whose sessions have read

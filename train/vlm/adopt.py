@@ -44,7 +44,7 @@ def norms(m):
 
 
 @torch.no_grad()
-def traced(module, graph: str, example, inputs, outputs, beside=()) -> None:
+def traced(module, graph: str, example, inputs, outputs, beside=(), domains=()) -> None:
     """Fills `module` from a graph that `export.trace` made of one like it. Which constant is which parameter is seen on a graph of
     random values: tracing gives both the same names. `beside` are parameters that the graph does without."""
     for p in module.parameters():
@@ -53,7 +53,7 @@ def traced(module, graph: str, example, inputs, outputs, beside=()) -> None:
         b.weight.fill_((1 + b.eps) ** 0.5)
     with tempfile.TemporaryDirectory() as tmp:
         path = os.path.join(tmp, "graph.onnx")
-        export.trace(module, example, path, inputs, outputs, {n: {0: "n"} for n in inputs + outputs})
+        export.trace(module, example, path, inputs, outputs, {n: {0: "n"} for n in inputs + outputs}, domains)
         made, has = weights(path), weights(graph)
     folded = {id(b.weight) for b in norms(module)}
     missing = []
@@ -95,12 +95,13 @@ def read(c: Config, base: str) -> tuple[Encoder, TextTower, Temporal, Decoder]:
         clip = json.load(f)["clip"]
     g = lambda n: os.path.join(base, n + ".onnx")
     enc, text, temporal = Encoder(c), TextTower(c), Temporal(c)
-    traced(export.EncoderGraph(enc, Domain(c)), g("encoder"), (torch.zeros(2, MODEL_H, MODEL_W, 3, dtype=torch.uint8),), ["pixels"], ["tokens", "image_embed", "patch_embed", "distance"])
+    traced(export.EncoderGraph(enc, Domain(c)), g("encoder"), (torch.zeros(2, MODEL_H, MODEL_W, 3, dtype=torch.uint8),), ["pixels"], ["tokens", "image_embed", "patch_embed", "distance"],
+           domains=[export.MICROSOFT])
     ids = torch.ones(2, 5, dtype=torch.long)
     traced(text, g("text"), (ids, ids), ["input_ids", "attention_mask"], ["text_embed"], ("scale", "bias"))
     with torch.no_grad():
         text.scale.fill_(math.log(clip["logit_scale"])), text.bias.fill_(clip["logit_bias"])
-    traced(export.TemporalGraph(temporal), g("temporal"), (torch.zeros(2, c.patches, c.dim), *export.empty(c, 2)), *export.streams(c))
+    traced(export.TemporalGraph(temporal), g("temporal"), (torch.zeros(2, c.patches, c.dim), *export.empty(c, 2)), *export.streams(c), domains=[export.MICROSOFT, export.OURS])
     return enc.eval(), text.eval(), temporal.eval(), decoder(c, base).eval()
 
 

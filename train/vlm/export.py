@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import warnings
 
 import numpy as np
@@ -17,9 +18,10 @@ from torch import nn
 from yard.labels import GRID_H, GRID_W, MODEL_FPS, MODEL_H, MODEL_W
 
 from .data import SPECIAL, TEMPLATES, batch_ids
-from .model import Config, Decoder, Domain, Encoder, Temporal, TextTower
+from .model import Config, Decoder, Domain, Encoder, Temporal, TextTower, ring_attention
 
 OPSET = 17
+MICROSOFT, OURS = "com.microsoft", "lookout.video"  # domains of operators
 MAX_CONTEXT = 512
 LABELS = ["a person", "a car", "a van", "a bicycle", "a dog", "a ball", "a box", "a crate of apples", "a crate of bananas", "a crate of oranges"]
 
@@ -70,11 +72,31 @@ class Embed(nn.Module):
         return nn.functional.embedding(input_ids, self.w)
 
 
-def trace(module, args, path, inputs, outputs, dynamic) -> None:
+def trace(module, args, path, inputs, outputs, dynamic, domains=()) -> None:
+    """Of the domains, some operators of the graph are."""
     module.eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, args, path, input_names=inputs, output_names=outputs, dynamic_axes=dynamic, opset_version=OPSET, dynamo=False)
+        torch.onnx.export(module, args, path, input_names=inputs, output_names=outputs, dynamic_axes=dynamic, opset_version=OPSET, dynamo=False,
+                          custom_opsets={d: 1 for d in domains})
+
+
+class Ring(nn.Module):
+    def forward(self, *args):
+        return ring_attention(*args)
+
+
+def ring_function(c: Config) -> onnx.FunctionProto:
+    """RingAttention of operators that every runtime has, in the sizes of the model."""
+    ins, outs = ["q", "k", "v", "ring_k", "ring_v", "age", "age_bias", "age_key"], ["y"]
+    x, ring = torch.zeros(2, c.patches, c.dim), torch.zeros(2, c.window, c.patches, c.dim)
+    args = (x, x, x, ring, ring, torch.zeros(2, c.window, dtype=torch.long), torch.zeros(c.enc_heads, c.window + 1), torch.zeros(c.window + 1, c.dim))
+    with tempfile.TemporaryDirectory() as tmp:
+        path = os.path.join(tmp, "ring.onnx")
+        trace(Ring(), args, path, ins, outs, {k: {0: "b"} for k in [*ins[:6], *outs]})
+        g = onnx.load(path).graph
+    weights = [helper.make_node("Constant", [], [w.name], value=w) for w in g.initializer]
+    return helper.make_function(OURS, "RingAttention", ins, outs, [*weights, *g.node], [helper.make_opsetid("", OPSET)])
 
 
 def decoder_graph(dec: Decoder, c: Config) -> onnx.ModelProto:
@@ -101,7 +123,7 @@ def decoder_graph(dec: Decoder, c: Config) -> onnx.ModelProto:
     op("Shape", ["attention_mask"], ["mask_shape"])
     op("Gather", ["mask_shape", zero], ["total64"], axis=0)
     op("Cast", ["total64"], ["total"], to=TensorProto.INT32)
-    ms = "com.microsoft"
+    ms = MICROSOFT
     x = "inputs_embeds"
     y = op("SimplifiedLayerNormalization", [x, const("l0.n1", dec.blocks[0].n1.w)], ["l0.norm1"], axis=-1, epsilon=1e-5, stash_type=1)
     for i, b in enumerate(dec.blocks):
@@ -202,7 +224,10 @@ def speech(to: str, c: Config, temporal, dec) -> None:
     """The graphs that depend on the decoder's width: temporal.onnx, which ends in the connector, embed.onnx and decoder.onnx."""
     f = lambda name: os.path.join(to, name)
     ins, outs = streams(c)
-    trace(TemporalGraph(temporal), (torch.zeros(2, c.patches, c.dim), *empty(c, 2)), f("temporal.onnx"), ins, outs, {k: {0: "b"} for k in ins + outs})
+    trace(TemporalGraph(temporal), (torch.zeros(2, c.patches, c.dim), *empty(c, 2)), f("temporal.onnx"), ins, outs, {k: {0: "b"} for k in ins + outs}, [MICROSOFT, OURS])
+    m = onnx.load(f("temporal.onnx"))
+    m.functions.append(ring_function(c))
+    onnx.save(m, f("temporal.onnx"))
     trace(Embed(dec), (torch.ones(2, 5, dtype=torch.long),), f("embed.onnx"), ["input_ids"], ["inputs_embeds"], {"input_ids": {0: "b", 1: "s"}, "inputs_embeds": {0: "b", 1: "s"}})
     onnx.save(decoder_graph(dec, c), f("decoder.onnx"))
 
@@ -211,7 +236,7 @@ def write(to: str, c: Config, tok_path: str, enc, domain, text, temporal, dec, m
     os.makedirs(to, exist_ok=True)
     f = lambda name: os.path.join(to, name)
     trace(EncoderGraph(enc, domain), (torch.from_numpy(pixels[:2]),), f("encoder.onnx"), ["pixels"], ["tokens", "image_embed", "patch_embed", "distance"],
-          {k: {0: "n"} for k in ("pixels", "tokens", "image_embed", "patch_embed", "distance")})
+          {k: {0: "n"} for k in ("pixels", "tokens", "image_embed", "patch_embed", "distance")}, [MICROSOFT])
     ids = torch.ones(2, 5, dtype=torch.long)
     trace(text, (ids, ids), f("text.onnx"), ["input_ids", "attention_mask"], ["text_embed"],
           {"input_ids": {0: "b", 1: "s"}, "attention_mask": {0: "b", 1: "s"}, "text_embed": {0: "b"}})

@@ -67,6 +67,52 @@ def attend(q, k, v, bias=None):
     return s.softmax(-1).to(v.dtype) @ v
 
 
+class MultiHead(torch.autograd.Function):
+    """Attention [B,S,D] as a graph has it: one operator, for which runtimes have kernels, in place of ten."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, heads: int):
+        split = lambda y: y.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return attend(split(q), split(k), split(v)).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def symbolic(g, q, k, v, heads: int):
+        return g.op("com.microsoft::MultiHeadAttention", q, k, v, num_heads_i=heads).setType(q.type())
+
+
+class RingAttention(torch.autograd.Function):
+    """Attention of each patch place to what it was in the frames before (`ring_attention`), as a graph has it: one operator of our own,
+    for which Lookout has a kernel. `export.trace` puts beside it what it is made of, for all others."""
+
+    @staticmethod
+    def forward(ctx, *args):
+        return ring_attention(*args)
+
+    @staticmethod
+    def symbolic(g, q, *rest):
+        return g.op("lookout.video::RingAttention", q, *rest).setType(q.type())
+
+
+def ring_attention(q, k, v, ring_k, ring_v, age, age_bias, age_key):
+    """q, k, v [B,P,D] of the new frame; ring_k, ring_v [B,W,P,D] and age [B,W] (0: empty slot) of those before; age_bias [H,W+1] and
+    age_key [W+1,D] what an age adds to the scores of a head and to a key -> [B,P,D]."""
+    (P, D), W, H = map(int, q.shape[1:]), int(age.shape[1]), int(age_bias.shape[0])
+    heads, scale = lambda y: y.reshape(-1, *map(int, y.shape[1:-1]), H, D // H), (D // H) ** -0.5
+    qh, kh, vh, ring_k, ring_v = (heads(y) for y in (q, k, v, ring_k, ring_v))        # [B,P,H,hd], [B,W,P,H,hd]
+    # The ring is read where it lies, the new frame beside it: joining them would copy the ring twice.
+    a = age.clamp(0, W)
+    by_age = qh.transpose(1, 2) @ heads(age_key[a]).permute(0, 2, 3, 1)              # [B,H,P,W]
+    past = (qh.unsqueeze(1) * ring_k).sum(-1).permute(0, 3, 2, 1) + by_age           # [B,H,P,W]
+    past = past * scale + age_bias[:, a].transpose(0, 1).unsqueeze(2)
+    past = past.masked_fill(((age <= 0) | (age > W))[:, None, None], -1e9)
+    own = (qh * (kh + heads(age_key[:1]))).sum(-1) * scale + age_bias[:, 0]
+    s = torch.cat([past, own.transpose(1, 2).unsqueeze(-1)], -1).softmax(-1).permute(0, 3, 2, 1).unsqueeze(-1)
+    # Summed over the ring by a product with ones: ONNX Runtime's ReduceSum over an outer axis takes seven times as long.
+    flat = lambda y: y.reshape(-1, *map(int, y.shape[1:-3]), P * D)
+    y = torch.ones(1, W) @ flat(s[:, :-1] * ring_v) + flat(s[:, -1:] * vh.unsqueeze(1))
+    return y.reshape(-1, P, D)
+
+
 class Attention(nn.Module):
     """Multi-head attention over the last but one axis; `bias` is added to the scores."""
 
@@ -86,7 +132,10 @@ class Attention(nn.Module):
         return self.heads(x).transpose(-2, -3)
 
     def forward(self, x, bias=None):
-        q, k, v = (self.split(y) for y in self.qkv(x).split(self.d, -1))
+        q, k, v = self.qkv(x).split(self.d, -1)
+        if torch.onnx.is_in_onnx_export() and self.fixed and bias is None:
+            return self.out(MultiHead.apply(q, k, v, self.h))
+        q, k, v = map(self.split, (q, k, v))
         y = attend(q, k, v, bias).transpose(-2, -3)
         return self.out(y.reshape(*self.sizes(x), self.d))
 
@@ -239,20 +288,8 @@ class TemporalBlock(nn.Module):
     def step(self, x, ring_k, ring_v, age):
         """One frame: x [B,P,D], ring_k and ring_v [B,W,P,D], age [B,W] (0: empty slot) -> x, new_k, new_v [B,P,D]."""
         q, k, v = self.t.qkv(self.nt(x)).split(self.c.dim, -1)
-        heads, scale = self.t.heads, (self.c.dim // self.h) ** -0.5
-        qh, kh, vh, ring_k, ring_v = (heads(y) for y in (q, k, v, ring_k, ring_v))        # [B,P,H,hd], [B,W,P,H,hd]
-        # The ring is read where it lies, the new frame beside it: joining them would copy the ring twice.
-        a = age.clamp(0, self.c.window)
-        by_age = qh.transpose(1, 2) @ heads(self.age_key[a]).permute(0, 2, 3, 1)          # [B,H,P,W]
-        past = (qh.unsqueeze(1) * ring_k).sum(-1).permute(0, 3, 2, 1) + by_age            # [B,H,P,W]
-        past = past * scale + self.age[:, a].transpose(0, 1).unsqueeze(2)
-        past = past.masked_fill(((age <= 0) | (age > self.c.window))[:, None, None], -1e9)
-        own = (qh * (kh + heads(self.age_key[:1]))).sum(-1) * scale + self.age[:, 0]
-        s = torch.cat([past, own.transpose(1, 2).unsqueeze(-1)], -1).softmax(-1).permute(0, 3, 2, 1).unsqueeze(-1)
-        # Summed over the ring by a product with ones: ONNX Runtime's ReduceSum over an outer axis takes seven times as long.
-        flat = lambda y: y.reshape(-1, *map(int, y.shape[1:-3]), self.c.patches * self.c.dim)
-        y = torch.ones(1, self.c.window) @ flat(s[:, :-1] * ring_v) + flat(s[:, -1:] * vh.unsqueeze(1))
-        y = y.reshape(-1, self.c.patches, self.c.dim)
+        ring = RingAttention.apply if torch.onnx.is_in_onnx_export() else ring_attention
+        y = ring(q, k, v, ring_k, ring_v, age, self.age, self.age_key)
         return self.within(x + self.t.out(y)), k, v
 
 

@@ -2,8 +2,8 @@
 
 #if defined(__x86_64__)
 
-static const kernels avx512 = {"AVX-512 VNNI", &lookout_blocks_avx512, &lookout_int8_avx512, &lookout_attention_avx512, &lookout_multihead_avx512, &lookout_rows_avx512};
-static const kernels avx2 = {"AVX2", &lookout_blocks_avx2, &lookout_int8_avx2, &lookout_attention_avx2, &lookout_multihead_avx2, &lookout_rows_avx2};
+static const kernels avx512 = {"AVX-512 VNNI", &lookout_blocks_avx512, &lookout_int8_avx512, &lookout_attention_avx512, &lookout_multihead_avx512, &lookout_ring_avx512, &lookout_rows_avx512};
+static const kernels avx2 = {"AVX2", &lookout_blocks_avx2, &lookout_int8_avx2, &lookout_attention_avx2, &lookout_multihead_avx2, &lookout_ring_avx2, &lookout_rows_avx2};
 
 static int narrow;
 

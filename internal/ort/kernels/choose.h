@@ -6,6 +6,7 @@
 #include "int8.h"
 #include "matmul.h"
 #include "multihead.h"
+#include "ring.h"
 #include "rows.h"
 
 // kernels are those of one kind of CPU. They lay weights out each in their own way.
@@ -15,6 +16,7 @@ typedef struct {
 	const int8_kernels *int8;
 	const attention_kernels *attention;
 	const multihead_kernels *multihead;
+	const ring_kernels *ring;
 	const rows_kernels *rows;
 } kernels;
 

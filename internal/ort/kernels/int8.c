@@ -56,7 +56,7 @@ static void release(matrix8 *m) {
 	m->scales = NULL;
 }
 
-static int pack(matrix8 *m, int k, int n, const int8_t *weights, const float *scales, size_t n_scales, const int8_t *zeros, size_t n_zeros, const float *bias) {
+static int pack(matrix8 *m, int k, int n, const uint8_t *weights, const float *scales, size_t n_scales, const uint8_t *zeros, size_t n_zeros, int middle, const float *bias) {
 	*m = (matrix8){.k = k, .n = n, .panels = (n + columns - 1) / columns, .centred = 1};
 	const size_t wide = (size_t)m->panels * columns;
 	m->weights = lookout_arena_get(runs(m) * run * wide);
@@ -73,12 +73,12 @@ static int pack(matrix8 *m, int k, int n, const int8_t *weights, const float *sc
 	for (int c = 0; c < n; c++) {
 		m->scales[c] = scales[n_scales > 1 ? c : 0];
 		if (bias) m->bias[c] = bias[c];
-		if (zeros) m->zeros[c] = zeros[n_zeros > 1 ? c : 0];
+		m->zeros[c] = (int8_t)((zeros ? zeros[n_zeros > 1 ? c : 0] : 0) - middle);
 		m->centred &= m->zeros[c] == 0;
 	}
 	for (size_t i = 0; i < (size_t)k; i++) // [panels][runs][columns][run]
 		for (int c = 0; c < n; c++) {
-			int8_t w = weights[i * n + c];
+			int8_t w = (int8_t)(weights[i * n + c] - middle);
 			m->weights[((c / columns * runs(m) + i / run) * columns + c % columns) * run + i % run] = w;
 			m->sums[c] += w;
 		}
@@ -120,9 +120,6 @@ INLINE void spread(wholes v, int k, uint32_t *to) {
 	for (int j = 0; run * j < k; j++) to[j * tile] = four[j];
 }
 
-// zero_of is what the rows are above: those that are made into 8 bits here have it in the middle.
-static int zero_of(const product8 *p) { return p->q ? p->zero : 128; }
-
 SIMD static void enter(const product8 *p, size_t t) {
 	const int k = p->m->k;
 	entered e = entered_of(p, t);
@@ -145,18 +142,22 @@ SIMD static void enter(const product8 *p, size_t t) {
 			}
 		} else {
 			const float *x = p->x + row * k;
-			reals most = zeros();
-			for (int i = 0; i < k; i += lanes) most = higher(most, magnitude(load_some(x + i, k - i)));
-			const float largest = highest(most);
-			const reals by = all(largest > 0 ? 127 / largest : 0);
-			e.scale[r] = largest / 127;
+			float scale = p->scale;
+			if (scale == 0) {
+				reals most = zeros();
+				for (int i = 0; i < k; i += lanes) most = higher(most, magnitude(load_some(x + i, k - i)));
+				scale = highest(most) / 127;
+			}
+			e.scale[r] = scale;
+			const reals by = all(scale > 0 ? 1 / scale : 0), least = all(-p->zero), largest = all(255 - p->zero);
 			for (int i = 0; i < k; i += lanes) {
-				wholes v = add_wholes(to_wholes(mul(load_some(x + i, k - i), by)), first_wholes(k - i, zero_of(p)));
-				sum = add_wholes(sum, v);
-				spread(v, k - i, to + i / run * tile);
+				const reals v = lower(higher(mul(load_some(x + i, k - i), by), least), largest);
+				const wholes q = add_wholes(to_wholes(v), first_wholes(k - i, p->zero));
+				sum = add_wholes(sum, q);
+				spread(q, k - i, to + i / run * tile);
 			}
 		}
-		e.sum[r] = total_of_wholes(sum) - k * zero_of(p);
+		e.sum[r] = total_of_wholes(sum) - k * p->zero;
 	}
 }
 
@@ -213,7 +214,7 @@ SIMD static void multiply(const product8 *p, size_t part) {
 		const size_t rows = p->rows - t * tile < tile ? p->rows - t * tile : tile;
 		for (int panel = from; panel < to; panel++) {
 			int32_t sums[tile * columns];
-			(rows == 1 ? multiply_one : rows <= tile / 3 ? multiply_few : multiply_whole)(e.q, m->weights + panel * runs(m) * columns * run, runs(m), m->sums + panel * columns, zero_of(p), sums);
+			(rows == 1 ? multiply_one : rows <= tile / 3 ? multiply_few : multiply_whole)(e.q, m->weights + panel * runs(m) * columns * run, runs(m), m->sums + panel * columns, p->zero, sums);
 			for (int i = 0; i < columns && panel * columns + i < m->n; i += lanes) {
 				const int c = panel * columns + i;
 				float *y = p->y + t * tile * m->n + c;

@@ -18,10 +18,15 @@
 // scale of its own. AVX2 cannot add up products of 8 bits: it cuts off what does not
 // fit into 16, and so do the library's operators there. Here rows have 16 bits then,
 // and the sums are right.
-// MultiHeadAttention computes in 16 bits what the library does in float32: a CPU of
-// this kind multiplies twice as many of them, and they are finer than bfloat16 or
+// QuantizeMatMul is what a prepared graph makes of QuantizeLinear, MatMulIntegerToFloat
+// and Add. MultiHeadAttention computes in 16 bits what the library does in float32: a
+// CPU of this kind multiplies twice as many of them, and they are finer than bfloat16 or
 // the 8 bits of the products around it (compare SageAttention, arXiv:2410.02367,
 // which needs but 8 for scores).
+//
+// RingAttention is no operator of the library's: attention of each patch place to what
+// it was in the frames before, which graphs spell out beside it, as a function. Keys and
+// values are read slot by slot, as they lie.
 package kernels
 
 /*

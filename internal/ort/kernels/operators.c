@@ -21,12 +21,12 @@ enum { axes = 8 };
 
 // shape_of gives the length of each axis of a tensor, at most axes.
 static OrtStatus *shape_of(const OrtApi *api, const OrtValue *v, int64_t *shape, size_t *n) {
-	OrtTensorTypeAndShapeInfo *info;
-	TRY(api->GetTensorTypeAndShape(v, &info));
-	OrtStatus *failed = api->GetDimensionsCount(info, n);
-	if (!failed) failed = *n <= axes ? api->GetDimensions(info, shape, *n) : api->CreateStatus(ORT_INVALID_ARGUMENT, "too many axes");
-	api->ReleaseTensorTypeAndShapeInfo(info);
-	return failed;
+	ONNXTensorElementDataType type;
+	const int64_t *there;
+	TRY(api->GetTensorElementTypeAndShapeDataReference(v, &type, &there, n)); // allocates nothing
+	if (*n > axes) return api->CreateStatus(ORT_INVALID_ARGUMENT, "too many axes");
+	for (size_t i = 0; i < *n; i++) shape[i] = there[i];
+	return NULL;
 }
 
 static size_t count(const int64_t *shape, size_t n) {
@@ -170,6 +170,7 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 	const size_t enough = (m->columns < 16 ? 192 : 64) * 1024;
 	size_t of_panel = j.rows * m->k * m->columns;
 	j.panels = of_panel < enough ? (int)((enough + of_panel - 1) / of_panel) : 1;
+	if (j.rows > 1) j.panels += j.panels % 2; // some kernels take two at a time
 	size_t parts = (m->panels + j.panels - 1) / j.panels;
 	OrtStatus *failed = NULL;
 	if (parts == 1)
@@ -183,7 +184,8 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 // --- DynamicQuantizeMatMul and MatMulIntegerToFloat ------------------------------------------------------------------------
 
 #define PRODUCT8 "DynamicQuantizeMatMul"
-#define READY8 "MatMulIntegerToFloat" // of rows that DynamicQuantizeLinear has made into 8 bits
+#define READY8 "MatMulIntegerToFloat" // of rows that are in 8 bits
+#define STATIC8 "QuantizeMatMul"      // the same of rows that QuantizeLinear would make so: the library has no name for it
 
 typedef struct {
 	memory from;
@@ -191,17 +193,22 @@ typedef struct {
 	matrix8 m;
 } eight;
 
-// constant gives the data of an input and how long it is: NULL where there is none.
-static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t i, const void **data, int64_t *shape, size_t *n) {
+// constant gives the data of an input, how long it is, and whether it is bytes without a sign: NULL where there is none.
+static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t i, const void **data, int64_t *shape, size_t *n, int *unsign) {
 	size_t inputs;
 	int is = 0;
 	const OrtValue *v = NULL;
+	ONNXTensorElementDataType type;
+	const int64_t *there;
 	*data = NULL;
 	*n = 0;
+	*unsign = 0;
 	TRY(api->KernelInfo_GetInputCount(info, &inputs));
 	if (i >= inputs) return NULL;
 	TRY(api->KernelInfoGetConstantInput_tensor(info, i, &is, &v));
 	if (!is || !v) return NULL;
+	TRY(api->GetTensorElementTypeAndShapeDataReference(v, &type, &there, n));
+	*unsign = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 	TRY(shape_of(api, v, shape, n));
 	return api->GetTensorData(v, (const void **)data);
 }
@@ -211,8 +218,9 @@ static OrtStatus *create_eight(const OrtApi *api, const OrtKernelInfo *info, siz
 	const void *data[4];
 	int64_t shape[4][axes];
 	size_t n[4], all[4];
+	int unsign[4];
 	for (int i = 0; i < 4; i++) {
-		TRY(constant(api, info, at[i], &data[i], shape[i], &n[i]));
+		TRY(constant(api, info, at[i], &data[i], shape[i], &n[i], &unsign[i]));
 		all[i] = count(shape[i], n[i]);
 	}
 	const int64_t limit = 1 << 20;
@@ -221,11 +229,12 @@ static OrtStatus *create_eight(const OrtApi *api, const OrtKernelInfo *info, siz
 	const size_t columns = shape[0][1];
 	if ((all[1] != 1 && all[1] != columns) || (data[2] && all[2] != 1 && all[2] != columns) || (data[3] && all[3] != columns))
 		return api->CreateStatus(ORT_INVALID_ARGUMENT, "scales, zeros or bias of weights in 8 bits are of another size");
+	if (data[2] && unsign[0] != unsign[2]) return api->CreateStatus(ORT_INVALID_ARGUMENT, "weights in 8 bits and their zeros are of different types");
 	memory from;
 	TRY(memory_of(api, info, &from));
 	eight *made = malloc(sizeof *made);
 	const int8_kernels *by = lookout_kernels()->int8;
-	if (!made || !by->pack(&made->m, shape[0][0], columns, data[0], data[1], all[1], data[2], all[2], data[3])) {
+	if (!made || !by->pack(&made->m, shape[0][0], columns, data[0], data[1], all[1], data[2], all[2], unsign[0] ? 128 : 0, data[3])) {
 		memory_back(&from);
 		free(made);
 		return api->CreateStatus(ORT_FAIL, "no memory for weights in 8 bits");
@@ -267,20 +276,20 @@ static void multiply8(void *of, size_t part) {
 	j->by->multiply(&j->p, part);
 }
 
-// compute_eight multiplies the rows of the first input, in 8 bits where there are a scale and a zero.
-static OrtStatus *compute_eight(const eight *k, OrtKernelContext *context, const float *scale, const uint8_t *zero) {
+// compute_eight multiplies the rows of the first input, which are in 8 bits or are made so: with this scale and zero for all, or
+// each with its own.
+static OrtStatus *compute_eight(const eight *k, OrtKernelContext *context, int in_bytes, const float *scale, const uint8_t *zero) {
 	const OrtApi *api = k->from.api;
 	eighths j = {.by = k->by, .p = {.m = &k->m}};
 	product8 *p = &j.p;
 	const void *x;
 	TRY(rows_of(api, context, k->m.k, k->m.n, &x, &p->rows, &p->y));
-	if (scale) {
+	if (in_bytes)
 		p->q = x;
-		p->scale = *scale;
-		p->zero = *zero;
-	} else {
+	else
 		p->x = x;
-	}
+	p->scale = scale ? *scale : 0;
+	p->zero = zero ? *zero : 128;
 	if (p->rows == 0) return NULL;
 	p->scratch = scratch_of(&k->from, j.by->plan(p), NULL, 0);
 	if (!p->scratch) return api->CreateStatus(ORT_FAIL, "no memory for rows in 8 bits");
@@ -290,10 +299,9 @@ static OrtStatus *compute_eight(const eight *k, OrtKernelContext *context, const
 	return failed;
 }
 
-static OrtStatus *compute_product8(void *of, OrtKernelContext *context) { return compute_eight(of, context, NULL, NULL); }
+static OrtStatus *compute_product8(void *of, OrtKernelContext *context) { return compute_eight(of, context, 0, NULL, NULL); }
 
-static OrtStatus *compute_ready8(void *of, OrtKernelContext *context) {
-	const eight *k = of;
+static OrtStatus *compute_scaled(const eight *k, OrtKernelContext *context, int in_bytes) {
 	const OrtApi *api = k->from.api;
 	const void *data[2];
 	for (int i = 0; i < 2; i++) { // a scale and a zero for all rows
@@ -306,8 +314,12 @@ static OrtStatus *compute_ready8(void *of, OrtKernelContext *context) {
 		if (count(shape, n) != 1) return api->CreateStatus(ORT_INVALID_ARGUMENT, READY8 ": the rows must have one scale and one zero");
 		TRY(api->GetTensorData(v, &data[i]));
 	}
-	return compute_eight(k, context, data[0], data[1]);
+	return compute_eight(k, context, in_bytes, data[0], data[1]);
 }
+
+static OrtStatus *compute_ready8(void *of, OrtKernelContext *context) { return compute_scaled(of, context, 1); }
+
+static OrtStatus *compute_static8(void *of, OrtKernelContext *context) { return compute_scaled(of, context, 0); }
 
 // --- GroupQueryAttention -------------------------------------------------------------------------------------------------
 
@@ -499,7 +511,71 @@ static OrtStatus *compute_multihead(void *of, OrtKernelContext *context) {
 	return failed;
 }
 
-// --- SkipSimplifiedLayerNormalization, QuickGelu and FastGelu ----------------------------------------------------------------
+// --- RingAttention -------------------------------------------------------------------------------------------------------
+
+#define RING "RingAttention"
+
+typedef struct {
+	const OrtApi *api;
+	const ring_kernels *by;
+} ringing;
+
+static OrtStatus *create_ring(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	(void)op, (void)info;
+	ringing *made = malloc(sizeof *made);
+	if (!made) return api->CreateStatus(ORT_FAIL, "no memory");
+	*made = (ringing){api, lookout_kernels()->ring};
+	*out = made;
+	return NULL;
+}
+
+// rings are a run's attention, which threads share.
+typedef struct {
+	const ring_kernels *by;
+	ring r;
+} rings;
+
+static void attend_ring(void *of, size_t part) {
+	const rings *j = of;
+	j->by->attend(&j->r, part);
+}
+
+static OrtStatus *compute_ring(void *of, OrtKernelContext *context) {
+	const ringing *k = of;
+	const OrtApi *api = k->api;
+	enum { query, key, value, keys, values, age, bias, age_key, inputs };
+	const void *data[inputs];
+	int64_t shape[inputs][axes];
+	static const size_t want[inputs] = {3, 3, 3, 4, 4, 2, 2, 2};
+	for (int i = 0; i < inputs; i++) {
+		const OrtValue *v;
+		size_t n;
+		TRY(api->KernelContext_GetInput(context, i, &v));
+		TRY(shape_of(api, v, shape[i], &n));
+		TRY(api->GetTensorData(v, &data[i]));
+		if (n != want[i]) return api->CreateStatus(ORT_INVALID_ARGUMENT, RING ": the inputs' axes do not fit");
+	}
+	const int64_t batch = shape[query][0], places = shape[query][1], all = shape[query][2], slots = shape[age][1], heads = shape[bias][0];
+	const int64_t of_ring[] = {batch, slots, places, all};
+	if (memcmp(shape[key], shape[query], 3 * sizeof all) || memcmp(shape[value], shape[query], 3 * sizeof all) || memcmp(shape[keys], of_ring, sizeof of_ring) ||
+		memcmp(shape[values], of_ring, sizeof of_ring) || shape[age][0] != batch || slots > lookout_ring_longest || heads < 1 || all % heads ||
+		shape[bias][1] != slots + 1 || shape[age_key][0] != slots + 1 || shape[age_key][1] != all)
+		return api->CreateStatus(ORT_INVALID_ARGUMENT, RING ": the inputs' sizes do not fit");
+	OrtValue *v;
+	void *y;
+	TRY(api->KernelContext_GetOutput(context, 0, shape[query], 3, &v));
+	TRY(api->GetTensorMutableData(v, &y));
+	rings j = {.by = k->by, .r = {
+		.places = (int)places, .slots = (int)slots, .heads = (int)heads, .width = (int)(all / heads), .q = data[query], .k = data[key], .v = data[value],
+		.keys = data[keys], .values = data[values], .age = data[age], .bias = data[bias], .key = data[age_key], .out = y,
+	}};
+	if (batch * places * all == 0) return NULL;
+	const size_t parts = j.by->plan(&j.r);
+	if (!parts) return api->CreateStatus(ORT_INVALID_ARGUMENT, RING ": more heads and slots than are to be had");
+	return each(api, context, attend_ring, batch * parts, 1, &j);
+}
+
+// --- what goes row by row: norms and gates -----------------------------------------------------------------------------------
 
 #define NORM "SkipSimplifiedLayerNormalization"
 
@@ -538,11 +614,16 @@ static OrtStatus *create_fast(const OrtCustomOp *op, const OrtApi *api, const Or
 	return create_elementwise(api, info, NULL, (elementwise){.number = 2 * 0.7978845608f, .cube = 0.044715f}, out);
 }
 
+static OrtStatus *create_normal(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	(void)op;
+	return create_elementwise(api, info, NULL, (elementwise){0}, out);
+}
+
 // numbers are the rows of a run, which threads share.
 typedef struct {
 	const rows_kernels *by;
 	float number, cube;
-	const float *x, *skip, *gamma;
+	const float *x, *skip, *gamma, *beta;
 	float *y, *sum;
 	size_t width;
 } numbers;
@@ -551,6 +632,18 @@ static void norm(void *of, size_t row) {
 	const numbers *r = of;
 	size_t at = row * r->width;
 	r->by->norm(r->x + at, r->skip + at, r->gamma, r->number, r->width, r->sum ? r->sum + at : NULL, r->y + at);
+}
+
+static void layer(void *of, size_t row) {
+	const numbers *r = of;
+	size_t at = row * r->width;
+	r->by->layer(r->x + at, r->gamma, r->beta, r->number, r->width, r->y + at);
+}
+
+static void normal(void *of, size_t row) {
+	const numbers *r = of;
+	size_t at = row * r->width;
+	r->by->normal(r->x + at, r->beta, r->width, r->y + at);
 }
 
 static void gelu(void *of, size_t row) {
@@ -586,23 +679,45 @@ static OrtStatus *compute_norm(void *of, OrtKernelContext *context) {
 	return each(api, context, norm, all / width, all > 1 << 14, &r);
 }
 
-static OrtStatus *compute_gelu(void *of, OrtKernelContext *context) {
-	const elementwise *k = of;
+// compute_rows calls f for each row of the first input. The second input and the third, as far as there are any, are as
+// long as a row.
+static OrtStatus *compute_rows(const elementwise *k, OrtKernelContext *context, void (*f)(void *, size_t)) {
 	const OrtApi *api = k->api;
-	const OrtValue *in;
-	OrtValue *out;
+	const void *data[3] = {0};
 	int64_t shape[axes];
-	size_t n;
-	const void *x;
-	TRY(api->KernelContext_GetInput(context, 0, &in));
-	TRY(shape_of(api, in, shape, &n));
-	TRY(api->GetTensorData(in, &x));
-	numbers r = {.by = k->by, .number = k->number, .cube = k->cube, .x = x, .width = n ? shape[n - 1] : 1};
+	size_t inputs, n = 0, width = 1, all = 1;
+	TRY(api->KernelContext_GetInputCount(context, &inputs));
+	for (size_t i = 0; i < inputs && i < 3; i++) {
+		const OrtValue *v;
+		int64_t other[axes];
+		size_t m;
+		TRY(api->KernelContext_GetInput(context, i, &v));
+		if (!v) return api->CreateStatus(ORT_INVALID_ARGUMENT, "an input is missing");
+		TRY(shape_of(api, v, i ? other : shape, i ? &m : &n));
+		TRY(api->GetTensorData(v, &data[i]));
+		if (i == 0) {
+			width = n ? shape[n - 1] : 1;
+			all = count(shape, n);
+		} else if (count(other, m) != width) {
+			return api->CreateStatus(ORT_INVALID_ARGUMENT, "an input is not as long as a row");
+		}
+	}
+	numbers r = {.by = k->by, .number = k->number, .cube = k->cube, .x = data[0], .width = width};
+	if (inputs == 3) r.gamma = data[1];
+	if (inputs > 1) r.beta = data[inputs - 1];
+	OrtValue *out;
 	TRY(api->KernelContext_GetOutput(context, 0, shape, n, &out));
 	TRY(api->GetTensorMutableData(out, (void **)&r.y));
-	size_t all = count(shape, n);
-	return all ? each(api, context, gelu, all / r.width, all > 1 << 14, &r) : NULL;
+	return all ? each(api, context, f, all / width, all > 1 << 14, &r) : NULL;
 }
+
+static OrtStatus *compute_gelu(void *of, OrtKernelContext *context) { return compute_rows(of, context, gelu); }
+
+static OrtStatus *compute_normal(void *of, OrtKernelContext *context) { return compute_rows(of, context, normal); }
+
+static OrtStatus *compute_layer(void *of, OrtKernelContext *context) { return compute_rows(of, context, layer); }
+
+static const OrtApi *api; // for what is given none
 
 // --- what the library asks of an operator ----------------------------------------------------------------------------------
 
@@ -626,11 +741,14 @@ static ONNXTensorElementDataType ready8_input(const OrtCustomOp *op, size_t i) {
 	(void)op;
 	switch (i) {
 	case 0: case 4: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
-	case 1: case 5: return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+	case 1: case 5: return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED; // bytes, with a sign or without
 	}
 	return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 static OrtCustomOpInputOutputCharacteristic behind_zero(const OrtCustomOp *op, size_t i) { return (void)op, i > 4 ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED; }
+
+static const char *static8_name(const OrtCustomOp *op) { return (void)op, STATIC8; }
+static ONNXTensorElementDataType static8_input(const OrtCustomOp *op, size_t i) { return i ? ready8_input(op, i) : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 
 static const char *attention_name(const OrtCustomOp *op) { return (void)op, ATTENTION; }
 static size_t attention_inputs(const OrtCustomOp *op) { return (void)op, 11; }
@@ -642,6 +760,12 @@ static OrtCustomOpInputOutputCharacteristic packed(const OrtCustomOp *op, size_t
 
 static const char *multihead_name(const OrtCustomOp *op) { return (void)op, MULTIHEAD; }
 
+static const char *ring_name(const OrtCustomOp *op) { return (void)op, RING; }
+static size_t ring_inputs(const OrtCustomOp *op) { return (void)op, 8; }
+static ONNXTensorElementDataType ring_input(const OrtCustomOp *op, size_t i) {
+	return (void)op, i == 5 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+}
+
 static const char *norm_name(const OrtCustomOp *op) { return (void)op, NORM; }
 static size_t norm_inputs(const OrtCustomOp *op) { return (void)op, 3; }
 static size_t norm_outputs(const OrtCustomOp *op) { return (void)op, 4; }
@@ -649,12 +773,24 @@ static OrtCustomOpInputOutputCharacteristic first(const OrtCustomOp *op, size_t 
 
 static const char *gelu_name(const OrtCustomOp *op) { return (void)op, "QuickGelu"; }
 static const char *fast_name(const OrtCustomOp *op) { return (void)op, "FastGelu"; }
+static const char *layer_name(const OrtCustomOp *op) { return (void)op, "LayerNormalization"; }
+static const char *normal_name(const OrtCustomOp *op) { return (void)op, "Gelu"; }
+static const char *biased_name(const OrtCustomOp *op) { return (void)op, "BiasGelu"; }
+static size_t two(const OrtCustomOp *op) { return (void)op, 2; }
 static size_t one(const OrtCustomOp *op) { return (void)op, 1; }
 static ONNXTensorElementDataType floats(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 
 static const char *provider(const OrtCustomOp *op) { return (void)op, "CPUExecutionProvider"; }
 static OrtMemType where(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, OrtMemTypeDefault; }
 static int version(const OrtCustomOp *op) { return (void)op, 1; }
+
+// like_the_first tells the library, while it prepares a graph, that the output has the shape of the first input.
+static OrtStatus *like_the_first(const OrtCustomOp *op, OrtShapeInferContext *context) {
+	(void)op;
+	OrtTensorTypeAndShapeInfo *info;
+	TRY(api->ShapeInferContext_GetInputTypeShape(context, 0, &info));
+	return api->ShapeInferContext_SetOutputTypeShape(context, 0, info);
+}
 
 #define SAME \
 	.version = API_VERSION, .GetExecutionProviderType = provider, .GetInputMemoryType = where, .GetOutputType = floats, .GetStartVersion = version, .GetEndVersion = version
@@ -666,19 +802,29 @@ static OrtCustomOp operators[] = {
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_product8, .KernelComputeV2 = compute_product8, .KernelDestroy = destroy_eight},
 	{SAME, .GetName = ready8_name, .GetInputTypeCount = ready8_inputs, .GetInputType = ready8_input, .GetInputCharacteristic = behind_zero,
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_ready8, .KernelComputeV2 = compute_ready8, .KernelDestroy = destroy_eight},
+	{SAME, .GetName = static8_name, .GetInputTypeCount = ready8_inputs, .GetInputType = static8_input, .GetInputCharacteristic = behind_zero,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_ready8, .KernelComputeV2 = compute_static8, .KernelDestroy = destroy_eight},
 	{SAME, .GetName = attention_name, .GetInputTypeCount = attention_inputs, .GetInputType = attention_input, .GetInputCharacteristic = packed,
 		.GetOutputTypeCount = attention_outputs, .GetOutputCharacteristic = required, .CreateKernelV2 = create_attention, .KernelComputeV2 = compute_attention, .KernelDestroy = destroy_heads},
 	{SAME, .GetName = multihead_name, .GetInputTypeCount = three, .GetInputType = floats, .GetInputCharacteristic = required,
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_multihead, .KernelComputeV2 = compute_multihead, .KernelDestroy = destroy_heads},
+	{SAME, .GetName = ring_name, .GetInputTypeCount = ring_inputs, .GetInputType = ring_input, .GetInputCharacteristic = required,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_ring, .KernelComputeV2 = compute_ring, .KernelDestroy = free,
+		.InferOutputShapeFn = like_the_first},
 	{SAME, .GetName = norm_name, .GetInputTypeCount = norm_inputs, .GetInputType = floats, .GetInputCharacteristic = required,
 		.GetOutputTypeCount = norm_outputs, .GetOutputCharacteristic = first, .CreateKernelV2 = create_norm, .KernelComputeV2 = compute_norm, .KernelDestroy = free},
 	{SAME, .GetName = gelu_name, .GetInputTypeCount = one, .GetInputType = floats, .GetInputCharacteristic = required,
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_gelu, .KernelComputeV2 = compute_gelu, .KernelDestroy = free},
+	{SAME, .GetName = layer_name, .GetInputTypeCount = three, .GetInputType = floats, .GetInputCharacteristic = required,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_norm, .KernelComputeV2 = compute_layer, .KernelDestroy = free},
+	{SAME, .GetName = normal_name, .GetInputTypeCount = one, .GetInputType = floats, .GetInputCharacteristic = required,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_normal, .KernelComputeV2 = compute_normal, .KernelDestroy = free},
+	{SAME, .GetName = biased_name, .GetInputTypeCount = two, .GetInputType = floats, .GetInputCharacteristic = required,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_normal, .KernelComputeV2 = compute_normal, .KernelDestroy = free},
 	{SAME, .GetName = fast_name, .GetInputTypeCount = one, .GetInputType = floats, .GetInputCharacteristic = required,
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_fast, .KernelComputeV2 = compute_gelu, .KernelDestroy = free},
 };
 
-static const OrtApi *api;
 static OrtCustomOpDomain *domain; // lives as long as the library
 
 // why keeps what failed: a status goes with the library's memory.

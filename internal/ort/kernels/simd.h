@@ -59,6 +59,7 @@ INLINE reals over_or_zero(reals a, reals b) { return _mm256_and_ps(_mm256_div_ps
 INLINE reals mul_add(reals a, reals b, reals c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE reals mul_off(reals a, reals b, reals c) { return _mm256_fnmadd_ps(a, b, c); } // c - a*b
 INLINE reals higher(reals a, reals b) { return _mm256_max_ps(a, b); }
+INLINE reals lower(reals a, reals b) { return _mm256_min_ps(a, b); }
 INLINE reals magnitude(reals a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.f), a); }
 // where_below takes a in the lanes where x is below zero, and b in the others.
 INLINE reals where_below(reals x, reals a, reals b) { return _mm256_blendv_ps(b, a, x); }
@@ -123,6 +124,7 @@ INLINE reals over_or_zero(reals a, reals b) { return _mm512_maskz_div_ps(_mm512_
 INLINE reals mul_add(reals a, reals b, reals c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE reals mul_off(reals a, reals b, reals c) { return _mm512_fnmadd_ps(a, b, c); }
 INLINE reals higher(reals a, reals b) { return _mm512_max_ps(a, b); }
+INLINE reals lower(reals a, reals b) { return _mm512_min_ps(a, b); }
 INLINE reals magnitude(reals a) { return _mm512_abs_ps(a); }
 INLINE reals where_below(reals x, reals a, reals b) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ), b, a); }
 INLINE reals rounded(reals x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

@@ -119,3 +119,62 @@ outs = ["q", "k", "v", "exact_q", "exact_k", "exact_v", "exact_one", "exact_two"
 g = h.make_graph(nodes, "eight", [h.make_tensor_value_info("x", T.FLOAT, ["batch", "n", 90]), h.make_tensor_value_info("keys", T.FLOAT, ["batch", "n", 90])],
                  [h.make_tensor_value_info(n, T.FLOAT, ["batch", "n", 90]) for n in outs], init)
 save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "eight.onnx"))
+
+# What stands around products of rows in 8 bits whose scale is fixed, as a trained encoder in 8 bits has it: a norm, QuantizeLinear, a product, a bias, GELU; weights with a sign and
+# without; a bias beside the first input and the second. What stays as it is: rows in 8 bits that two read, a product that two read, a norm over another axis, a bias of one number.
+# The products once more in float32, of rows rounded by hand.
+init.clear(), nodes.clear()
+def quantized(x, name, scale, zero):
+    s, z = f(name + "_scale", np.float32(scale).reshape(())), i8(name + "_zero", np.array(zero, np.uint8), T.UINT8)
+    nodes.append(h.make_node("QuantizeLinear", [x, s, z], [name]))
+    low, high, zero = (f(name + "_" + end, np.float32(v).reshape(())) for end, v in (("low", 0), ("high", 255), ("middle", zero)))
+    for op, ins, end in (("Div", [x, s], "divided"), ("Round", [name + "_divided"], "round"), ("Add", [name + "_round", zero], "moved"), ("Clip", [name + "_moved", low, high], "clipped"),
+                         ("Sub", [name + "_clipped", zero], "centred"), ("Mul", [name + "_centred", s], "exact")):
+        nodes.append(h.make_node(op, ins, [name + "_" + end]))
+    return name
+def product(rows, name, kind, n=90):
+    low = 0 if kind == T.UINT8 else -128
+    w, z, s = rng.integers(low, low + 256, (90, n)), rng.integers(low + 120, low + 136, n), rng.uniform(1e-3, 2e-3, n)
+    t = np.uint8 if kind == T.UINT8 else np.int8
+    nodes.append(h.make_node("MatMulIntegerToFloat", [rows, i8(name + "_w", w.astype(t), kind), rows + "_scale", f(name + "_s", s), rows + "_zero", i8(name + "_z", z.astype(t), kind)], [name + "_product"], **ms))
+    nodes.append(h.make_node("MatMul", [rows + "_exact", f(name + "_f", (w - z) * s)], [name + "_exact"]))
+    return name + "_product"
+f("gamma", rng.normal(1, 0.1, 90)), f("beta", rng.normal(0, 0.1, 90)), f("bias", rng.normal(0, 1, 90)), f("other", rng.normal(0, 1, 90)), f("single", np.float32(0.5).reshape(1))
+norm = lambda x, out, axis: nodes.append(h.make_node("LayerNormalization", [x, "gamma", "beta"], [out], axis=axis, epsilon=1e-5))
+add = lambda a, b, out: nodes.append(h.make_node("Add", [a, b], [out]))
+norm("x", "normed", -1), norm("x", "odd", 2)
+add(product(quantized("normed", "n8", 0.03, 120), "one", T.INT8), "bias", "one"), add("one_exact", "bias", "exact_one")
+nodes += [h.make_node("BiasGelu", ["exact_one", "other"], ["gated"], **ms), h.make_node("Gelu", ["x"], ["plain"], **ms)]
+add("bias", product(quantized("gated", "g8", 0.02, 20), "two", T.UINT8), "two"), add("bias", "two_exact", "exact_two")
+quantized("plain", "shared8", 0.05, 30)
+add(product("shared8", "three", T.INT8), "single", "three"), add("three_exact", "single", "exact_three")
+add(product("shared8", "four", T.UINT8), "bias", "four"), add("four_exact", "bias", "exact_four")
+nodes.append(h.make_node("Identity", ["four_product"], ["bare"])), nodes.append(h.make_node("Identity", ["four_exact"], ["exact_bare"]))
+outs = ["normed", "odd", "gated", "plain"] + [x + n for n in ("one", "two", "three", "four", "bare") for x in ("", "exact_")]
+g = h.make_graph(nodes, "folded", [h.make_tensor_value_info("x", T.FLOAT, ["batch", "n", 90])], [h.make_tensor_value_info(n, T.FLOAT, ["batch", "n", 90]) for n in outs], init)
+save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "folded.onnx"))
+
+# Attention to a ring of seven frames, of 37 places and three heads 20 wide, with what it is made of beside it, for runtimes that have no kernel for it.
+W, P, H, D = 7, 37, 3, 60
+const = lambda name, a: h.make_node("Constant", [], [name], value=h.make_tensor(name, T.INT64 if a.dtype == np.int64 else T.FLOAT, a.shape, a.tobytes(), raw=True))
+i64 = lambda *v: np.array(v, np.int64)
+body = [const("least", np.array(0, np.int64)), const("most", np.array(W, np.int64)), const("a0", i64(0)), const("a1", i64(1)), const("a2", i64(2)), const("last", i64(-1)), const("a4", i64(4)),
+        const("split", i64(0, 0, 0, H, D // H)), const("joined", i64(0, 0, D)), const("scale", np.array((D // H) ** -0.5, np.float32)), const("never", np.array(-1e9, np.float32)),
+        h.make_node("Clip", ["age", "least", "most"], ["of"]), h.make_node("Gather", ["age_key", "of"], ["of_key"]), h.make_node("Unsqueeze", ["of_key", "a2"], ["of_keys"]),
+        h.make_node("Add", ["ring_k", "of_keys"], ["past"]), h.make_node("Gather", ["age_key", "a0"], ["now_key"]), h.make_node("Add", ["k", "now_key"], ["now"]), h.make_node("Unsqueeze", ["now", "a1"], ["nows"]),
+        h.make_node("Concat", ["past", "nows"], ["keys"], axis=1), h.make_node("Unsqueeze", ["v", "a1"], ["vs"]), h.make_node("Concat", ["ring_v", "vs"], ["values"], axis=1), h.make_node("Unsqueeze", ["q", "a1"], ["qs"]),
+        *(h.make_node("Reshape", [x, "split"], [x + "_h"]) for x in ("qs", "keys", "values")),
+        h.make_node("Mul", ["qs_h", "keys_h"], ["products"]), h.make_node("ReduceSum", ["products", "last"], ["sums"], keepdims=0), h.make_node("Mul", ["sums", "scale"], ["scaled"]),
+        h.make_node("Transpose", ["age_bias"], ["by_age"], perm=[1, 0]), h.make_node("Mul", ["of", "least"], ["zeros"]), h.make_node("Slice", ["zeros", "a0", "a1", "a1"], ["zero"]),
+        h.make_node("Concat", ["of", "zero"], ["ages"], axis=1), h.make_node("Gather", ["by_age", "ages"], ["biases"]), h.make_node("Unsqueeze", ["biases", "a2"], ["bias"]), h.make_node("Add", ["scaled", "bias"], ["scores"]),
+        h.make_node("Equal", ["age", "of"], ["inside"]), h.make_node("Greater", ["age", "least"], ["filled"]), h.make_node("And", ["inside", "filled"], ["there"]), h.make_node("Equal", ["zero", "least"], ["true"]),
+        h.make_node("Concat", ["there", "true"], ["all"], axis=1), const("a23", i64(2, 3)), h.make_node("Unsqueeze", ["all", "a23"], ["seen"]), h.make_node("Where", ["seen", "scores", "never"], ["some"]),
+        h.make_node("Softmax", ["some"], ["weights"], axis=1), h.make_node("Unsqueeze", ["weights", "a4"], ["weight"]), h.make_node("Mul", ["weight", "values_h"], ["weighted"]),
+        h.make_node("ReduceSum", ["weighted", "a1"], ["heads"], keepdims=0), h.make_node("Reshape", ["heads", "joined"], ["out"])]
+ins = ["q", "k", "v", "ring_k", "ring_v", "age", "age_bias", "age_key"]
+own = h.make_function("lookout.video", "RingAttention", ins, ["out"], body, [h.make_opsetid("", 17)])
+shapes = dict(zip(ins, (["b", P, D], ["b", P, D], ["b", P, D], ["b", W, P, D], ["b", W, P, D], ["b", W])))
+g = h.make_graph([h.make_node("RingAttention", ins, ["y"], domain="lookout.video")], "ring", [h.make_tensor_value_info(n, T.INT64 if n == "age" else T.FLOAT, s) for n, s in shapes.items()],
+                 [h.make_tensor_value_info("y", T.FLOAT, ["b", P, D])],
+                 [h.make_tensor(n, T.FLOAT, a.shape, a.astype(np.float32).tobytes(), raw=True) for n, a in (("age_bias", rng.normal(0, 1, (H, W + 1))), ("age_key", rng.normal(0, 1, (W + 1, D))))])
+save(h.make_model(g, functions=[own], opset_imports=[h.make_opsetid("", 17), h.make_opsetid("lookout.video", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "ring.onnx"))
