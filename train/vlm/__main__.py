@@ -23,6 +23,7 @@ def main() -> None:
     ap.add_argument("--data", default=os.path.join(cache, "data"), help="folder with the shards: encoder/ teaches the encoder, train/ the rest, val/ checks both")
     ap.add_argument("--out", default=os.path.join(cache, "train"), help="checkpoints")
     ap.add_argument("--minutes", type=float, default=60, help="wall-clock for the stage, earlier runs of it counted in")
+    ap.add_argument("--steps", type=int, help="encoder, talk: as many steps in place of --minutes, with which the same comes out each time on a machine of a kind")
     ap.add_argument("--lr", type=float, help="encoder, talk: highest learning rate (default 1.5e-3 and 1.8e-3; an adopted bundle goes on well at a fifth of it)")
     ap.add_argument("--mirror", action="store_true", help="talk: train on the mirrored pictures too (twice the cache)")
     ap.add_argument("--bf16", action="store_true", help="talk: multiply in bfloat16 (nearly twice as fast on AMD's Zen 4, slower on an Intel without AMX)")
@@ -53,9 +54,9 @@ def main() -> None:
         swap_stage.run(a.lm, a.base, a.data, a.out, a.minutes, a.to or os.path.join(a.out, "bundle-smollm2"))
     rate = {"lr": a.lr} if a.lr else {}
     if a.stage == "talk":
-        talk_stage.run(c, tok, a.data, a.out, a.minutes, a.mirror, a.bf16, **rate)
+        talk_stage.run(c, tok, a.data, a.out, a.minutes, a.mirror, a.bf16, steps=a.steps, **rate)
     if a.stage == "encoder":
-        encoder_stage.run(c, tok, os.path.join(a.data, "encoder"), os.path.join(a.data, "val"), a.out, a.minutes, **rate)
+        encoder_stage.run(c, tok, os.path.join(a.data, "encoder"), os.path.join(a.data, "val"), a.out, a.minutes, steps=a.steps, **rate)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""What the training stages share: checkpoints that survive an interruption, a schedule by wall-clock, progress lines."""
+"""What the training stages share: checkpoints that survive an interruption, a schedule, progress lines."""
 from __future__ import annotations
 
 import math
 import os
+import random
 import time
 
 import torch
@@ -13,17 +14,30 @@ def save(path: str, **state) -> None:
     os.replace(path + ".tmp", path)
 
 
-class Clock:
-    """A budget of minutes that goes on where a checkpoint left it; gives the share done and the learning rate."""
+def dice(r: random.Random) -> dict:
+    """Where chance stands, for a checkpoint: what goes on from it sees the same as if it had never stopped."""
+    return {"torch": torch.get_rng_state(), "python": r.getstate()}
 
-    def __init__(self, minutes: float, lr: float, used: float = 0.0):
+
+def throw_again(d: dict, r: random.Random) -> None:
+    torch.set_rng_state(d["torch"])
+    version, words, gauss = d["python"]
+    r.setstate((version, tuple(words), gauss))
+
+
+class Clock:
+    """How long a stage lasts, earlier runs of it counted in; gives the share done and the learning rate. That is a number of steps, with which
+    the same comes out each time, or of minutes, whatever the machine does in them. The stage counts its steps in `step`."""
+
+    def __init__(self, minutes: float, lr: float, used: float = 0.0, steps: int | None = None, step: int = 0):
         self.budget, self.lr, self.used, self.t0 = minutes * 60, lr, used, time.time()
+        self.steps, self.step = steps, step
 
     def spent(self) -> float:
         return self.used + time.time() - self.t0
 
     def share(self) -> float:
-        return min(self.spent() / self.budget, 1.0)
+        return min(self.step / self.steps if self.steps else self.spent() / self.budget, 1.0)
 
     def set_lr(self, opt, warm: float = 0.02) -> None:
         f = self.share()

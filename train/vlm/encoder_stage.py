@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from yard.labels import ACTION, COLOR, COLORS, GRID_H, GRID_W, HELD_OUT, KINDS, LIGHT, MODEL_H, MODEL_W, WEATHER
 from yard.scene import PAINT, RGB
 
-from .common import Clock, adamw, log, save
+from .common import Clock, adamw, dice, log, save, throw_again
 from .data import TEMPLATES, Shards, batch_ids, phrase_bank
 from .model import Config, Encoder, EncoderHeads, TextTower
 
@@ -173,11 +173,11 @@ def evaluate(data, enc, heads, text, bank, n=512):
     return {k: float(np.mean(v)) for k, v in acc.items()}
 
 
-def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, batch: int = 32, lr: float = 1.5e-3) -> None:
+def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, batch: int = 32, lr: float = 1.5e-3, steps: int | None = None) -> None:
     torch.manual_seed(1)
     enc, heads, text = Encoder(c).to(memory_format=torch.channels_last), EncoderHeads(c), TextTower(c)
     opt = adamw(enc, heads, text, lr=lr)
-    ck, step, used, lead = os.path.join(out, "encoder.pt"), 0, 0.0, 0
+    ck, step, used, lead, s = os.path.join(out, "encoder.pt"), 0, 0.0, 0, {}
     if os.path.exists(ck):
         s = torch.load(ck, weights_only=True)
         enc.load_state_dict(s["enc"]), text.load_state_dict(s["text"])
@@ -185,10 +185,12 @@ def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, 
             heads.load_state_dict(s["heads"]), opt.load_state_dict(s["opt"])
         step, used = s["step"], s["used"]
         lead = step + LEAD if "heads" not in s else 0
-    clock = Clock(minutes, lr, used)
+    clock = Clock(minutes, lr, used, steps, step)
     bank = phrase_bank()
     kinds, colors = torch.tensor([b[1] for b in bank]), torch.tensor([b[2] for b in bank])
     val, data, r = Shards(val_dir), Shards(train_dir), random.Random(step + 1)
+    if s.get("dice"):
+        throw_again(s["dice"], r)
     params = [p for m in (enc, heads, text) for p in m.parameters()]
 
     def ids(template):
@@ -208,10 +210,11 @@ def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         opt.step()
-        step += 1
+        clock.step = step = step + 1
         if step % 100 == 0:
             log(step=step, share=clock.share(), clips=len(data), loss=loss.item(), **{k: v.item() for k, v in out_.items()})
         if clock.spent() - last > 120 or clock.share() >= 1:
             last = clock.spent()
-            log(eval="val", **evaluate(val, enc, heads, text, vb, 256))
-            save(ck, enc=enc.state_dict(), heads=heads.state_dict(), text=text.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), config=c.dict())
+            with torch.random.fork_rng():  # it comes when the clock says so
+                log(eval="val", **evaluate(val, enc, heads, text, vb, 256))
+            save(ck, enc=enc.state_dict(), heads=heads.state_dict(), text=text.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), dice=dice(r), config=c.dict())

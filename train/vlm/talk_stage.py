@@ -20,7 +20,7 @@ from yard.labels import COLORS, HELD_OUT, KINDS, LIGHT, MODEL_FPS, WEATHER
 from yard.language import NOTHING, Teller
 
 from . import cache, reader, repaint, targets
-from .common import Clock, adamw, log, save
+from .common import Clock, adamw, dice, log, save, throw_again
 from .data import Shards
 from .encoder_stage import UNASKED
 from .model import Config, Decoder, Temporal
@@ -427,11 +427,12 @@ def evaluate(c, pk, val: Clips, temporal, dec, heads, clips=64, words=True, show
     return out
 
 
-def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = False, bf16: bool = False, batch: int = 4, per_clip: int = 8, lr: float = 1.8e-3) -> None:
+def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = False, bf16: bool = False, batch: int = 4, per_clip: int = 8, lr: float = 1.8e-3,
+        steps: int | None = None) -> None:
     torch.manual_seed(2)
     temporal, dec, heads = Temporal(c), Decoder(c), Heads(c)
     opt = adamw(temporal, dec, heads, lr=lr)
-    ck, step, used, lead = os.path.join(out, "talk.pt"), 0, 0.0, 0
+    ck, step, used, lead, s = os.path.join(out, "talk.pt"), 0, 0.0, 0, {}
     if os.path.exists(ck):
         s = torch.load(ck, weights_only=True)
         temporal.load_state_dict(s["temporal"]), dec.load_state_dict(s["dec"])
@@ -441,9 +442,11 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
         lead = step + LEAD if "heads" not in s else 0
     enc = cache.load_encoder(c, out)
     val, train = Clips(c, data_dir, out, "val", *enc), Clips(c, data_dir, out, "train", *enc, mirror=mirror)
-    clock, r, pk, unasked = Clock(minutes, lr, used), random.Random(step + 7), Packer(c, tok), Unasked(tok, c.vocab)
+    clock, r, pk, unasked = Clock(minutes, lr, used, steps, step), random.Random(step + 7), Packer(c, tok), Unasked(tok, c.vocab)
     params = [p for m in (temporal, dec, heads) for p in m.parameters()]
     last, avg = clock.spent(), {}
+    if s.get("dice"):
+        throw_again(s["dice"], r)
     while clock.share() < 1:
         words = step >= lead if lead else clock.share() >= ALONE  # an adopted decoder speaks already
         temporal.requires_grad_(step >= lead)
@@ -472,12 +475,13 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         opt.step()
-        step += 1
+        clock.step = step = step + 1
         for k, v in parts.items():
             avg[k] = 0.95 * avg.get(k, v.item()) + 0.05 * v.item()
         if step % 50 == 0:
             log(step=step, share=clock.share(), views=len(train.tok), **avg)
         if clock.spent() - last > 540 or clock.share() >= 1:
             last = clock.spent()
-            save(ck, temporal=temporal.state_dict(), dec=dec.state_dict(), heads=heads.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), config=c.dict())
-            log(eval="val", **evaluate(c, pk, val, temporal, dec, heads, 24 if clock.share() < 1 else 120, words))
+            save(ck, temporal=temporal.state_dict(), dec=dec.state_dict(), heads=heads.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), dice=dice(r), config=c.dict())
+            with torch.random.fork_rng():  # it comes when the clock says so
+                log(eval="val", **evaluate(c, pk, val, temporal, dec, heads, 24 if clock.share() < 1 else 120, words))

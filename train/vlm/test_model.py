@@ -1,6 +1,7 @@
 """Run from train/: python -m unittest vlm.test_model"""
 import os
 import random
+import tempfile
 import unittest
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from tokenizers import Tokenizer
 
 from vlm import reader
+from vlm.common import Clock, dice, save, throw_again
 from vlm.data import batch_ids, phrase_bank
 from vlm.encoder_stage import NAMED, jitter, losses
 from vlm.model import Config, Encoder, EncoderHeads, Temporal, TextTower
@@ -123,6 +125,26 @@ class UnaskedTest(unittest.TestCase):
                     if unasked := {tok.decode([j]) for j in (logits.grad[0] == 0).nonzero().flatten().tolist()}:
                         got[tok.decode([i])] = unasked
             self.assertEqual(got, want, text)
+
+
+class CommonTest(unittest.TestCase):
+    def test_chance_goes_on_from_a_checkpoint(self):
+        r = random.Random(3)
+        torch.manual_seed(3)
+        r.gauss(0, 1), torch.randn(5)
+        with tempfile.TemporaryDirectory() as d:
+            save(os.path.join(d, "x.pt"), dice=dice(r))
+            want = [r.gauss(0, 1), r.random(), torch.randn(3).tolist()]
+            s, other = torch.load(os.path.join(d, "x.pt"), weights_only=True), random.Random(9)
+        throw_again(s["dice"], other)
+        self.assertEqual([other.gauss(0, 1), other.random(), torch.randn(3).tolist()], want)
+
+    def test_steps_not_minutes(self):
+        c = Clock(1e-9, 1.0, steps=4, step=1)
+        self.assertEqual(c.share(), 0.25)
+        c.step = 4
+        self.assertEqual(c.share(), 1)
+        self.assertEqual(Clock(1e-9, 1.0).share(), 1)
 
 
 if __name__ == "__main__":
