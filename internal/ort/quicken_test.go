@@ -205,7 +205,8 @@ func TestPreparedProducts(t *testing.T) {
 				t.Fatal(err)
 			}
 			checkOwn(t, data, graph, c.ours)
-			if have := bytes.Count(graph, []byte("QuantizeMatMul")); kernels.Supported() && have != c.folded {
+			// With its length: the name of another operator ends so.
+			if have := bytes.Count(graph, []byte("\x0eQuantizeMatMul")); kernels.Supported() && have != c.folded {
 				t.Errorf("%d products make their rows into 8 bits themselves, want %d", have, c.folded)
 			}
 		})
