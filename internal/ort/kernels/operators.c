@@ -29,6 +29,15 @@ static OrtStatus *shape_of(const OrtApi *api, const OrtValue *v, int64_t *shape,
 	return NULL;
 }
 
+// input_of gives the data of an input, and the length of each of its axes.
+static OrtStatus *input_of(const OrtApi *api, OrtKernelContext *context, size_t i, const void **data, int64_t *shape, size_t *n) {
+	const OrtValue *v;
+	TRY(api->KernelContext_GetInput(context, i, &v));
+	if (!v) return api->CreateStatus(ORT_INVALID_ARGUMENT, "an input is missing");
+	TRY(shape_of(api, v, shape, n));
+	return api->GetTensorData(v, data);
+}
+
 static size_t count(const int64_t *shape, size_t n) {
 	size_t all = 1;
 	for (size_t i = 0; i < n; i++) all *= shape[i];
@@ -138,16 +147,13 @@ static void multiply(void *of, size_t part) {
 // rows_of gives what a product reads and writes: rows of k numbers in the first input, and the output, in which
 // they have n.
 static OrtStatus *rows_of(const OrtApi *api, OrtKernelContext *context, int k, int n, const void **x, size_t *rows, float **y) {
-	const OrtValue *in;
 	OrtValue *out;
 	int64_t shape[axes];
 	size_t dims;
-	TRY(api->KernelContext_GetInput(context, 0, &in));
-	TRY(shape_of(api, in, shape, &dims));
+	TRY(input_of(api, context, 0, x, shape, &dims));
 	if (dims < 1 || shape[dims - 1] != k) return api->CreateStatus(ORT_INVALID_ARGUMENT, "the rows of a product are of another length");
 	*rows = count(shape, dims - 1);
 	shape[dims - 1] = n;
-	TRY(api->GetTensorData(in, x));
 	TRY(api->KernelContext_GetOutput(context, 0, shape, dims, &out));
 	return api->GetTensorMutableData(out, (void **)y);
 }
@@ -305,14 +311,10 @@ static OrtStatus *compute_scaled(const eight *k, OrtKernelContext *context, int 
 	const OrtApi *api = k->from.api;
 	const void *data[2];
 	for (int i = 0; i < 2; i++) { // a scale and a zero for all rows
-		const OrtValue *v;
 		int64_t shape[axes];
 		size_t n;
-		TRY(api->KernelContext_GetInput(context, i ? 4 : 2, &v));
-		if (!v) return api->CreateStatus(ORT_INVALID_ARGUMENT, READY8 ": an input is missing");
-		TRY(shape_of(api, v, shape, &n));
+		TRY(input_of(api, context, i ? 4 : 2, &data[i], shape, &n));
 		if (count(shape, n) != 1) return api->CreateStatus(ORT_INVALID_ARGUMENT, READY8 ": the rows must have one scale and one zero");
-		TRY(api->GetTensorData(v, &data[i]));
 	}
 	return compute_eight(k, context, in_bytes, data[0], data[1]);
 }
@@ -396,11 +398,7 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 	size_t n[inputs];
 	for (int i = 0; i < inputs; i++) {
 		if (i > qkv && i < keys) continue;
-		const OrtValue *v;
-		TRY(api->KernelContext_GetInput(context, i, &v));
-		if (!v) return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": an input is missing");
-		TRY(shape_of(api, v, shape[i], &n[i]));
-		TRY(api->GetTensorData(v, &data[i]));
+		TRY(input_of(api, context, i, &data[i], shape[i], &n[i]));
 	}
 	if (n[qkv] != 3 || n[keys] != 4 || n[values] != 4 || n[cos] != 2 || memcmp(shape[keys], shape[values], 4 * sizeof(int64_t)) || count(shape[longest], n[longest]) != 1)
 		return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": the inputs' axes do not fit");
@@ -480,11 +478,8 @@ static OrtStatus *compute_multihead(void *of, OrtKernelContext *context) {
 	const void *data[inputs];
 	int64_t shape[inputs][axes];
 	for (int i = 0; i < inputs; i++) {
-		const OrtValue *v;
 		size_t n;
-		TRY(api->KernelContext_GetInput(context, i, &v));
-		TRY(shape_of(api, v, shape[i], &n));
-		TRY(api->GetTensorData(v, &data[i]));
+		TRY(input_of(api, context, i, &data[i], shape[i], &n));
 		if (n != 3) return api->CreateStatus(ORT_INVALID_ARGUMENT, MULTIHEAD ": the inputs' axes do not fit");
 	}
 	const int64_t batch = shape[query][0], rows = shape[query][1], all = shape[query][2], keys = shape[key][1];
@@ -548,11 +543,8 @@ static OrtStatus *compute_ring(void *of, OrtKernelContext *context) {
 	int64_t shape[inputs][axes];
 	static const size_t want[inputs] = {3, 3, 3, 4, 4, 2, 2, 2};
 	for (int i = 0; i < inputs; i++) {
-		const OrtValue *v;
 		size_t n;
-		TRY(api->KernelContext_GetInput(context, i, &v));
-		TRY(shape_of(api, v, shape[i], &n));
-		TRY(api->GetTensorData(v, &data[i]));
+		TRY(input_of(api, context, i, &data[i], shape[i], &n));
 		if (n != want[i]) return api->CreateStatus(ORT_INVALID_ARGUMENT, RING ": the inputs' axes do not fit");
 	}
 	const int64_t batch = shape[query][0], places = shape[query][1], all = shape[query][2], slots = shape[age][1], heads = shape[bias][0];
@@ -657,12 +649,7 @@ static OrtStatus *compute_norm(void *of, OrtKernelContext *context) {
 	const void *data[3];
 	int64_t shape[3][axes];
 	size_t n[3];
-	for (int i = 0; i < 3; i++) {
-		const OrtValue *v;
-		TRY(api->KernelContext_GetInput(context, i, &v));
-		TRY(shape_of(api, v, shape[i], &n[i]));
-		TRY(api->GetTensorData(v, &data[i]));
-	}
+	for (int i = 0; i < 3; i++) TRY(input_of(api, context, i, &data[i], shape[i], &n[i]));
 	size_t all = count(shape[0], n[0]), width = n[0] ? shape[0][n[0] - 1] : 0;
 	if (width == 0 || count(shape[1], n[1]) != all || count(shape[2], n[2]) != width)
 		return api->CreateStatus(ORT_INVALID_ARGUMENT, NORM ": the inputs' sizes do not fit");
@@ -688,13 +675,9 @@ static OrtStatus *compute_rows(const elementwise *k, OrtKernelContext *context, 
 	size_t inputs, n = 0, width = 1, all = 1;
 	TRY(api->KernelContext_GetInputCount(context, &inputs));
 	for (size_t i = 0; i < inputs && i < 3; i++) {
-		const OrtValue *v;
 		int64_t other[axes];
 		size_t m;
-		TRY(api->KernelContext_GetInput(context, i, &v));
-		if (!v) return api->CreateStatus(ORT_INVALID_ARGUMENT, "an input is missing");
-		TRY(shape_of(api, v, i ? other : shape, i ? &m : &n));
-		TRY(api->GetTensorData(v, &data[i]));
+		TRY(input_of(api, context, i, &data[i], i ? other : shape, i ? &m : &n));
 		if (i == 0) {
 			width = n ? shape[n - 1] : 1;
 			all = count(shape, n);
