@@ -44,6 +44,7 @@ type summary struct {
 	Seconds             float64     `json:"seconds"`
 	Model               string      `json:"model"`
 	Device              string      `json:"device"`
+	others              int         // events for other viewers alone: the answers to what they asked
 }
 
 type percentiles struct {
@@ -182,7 +183,7 @@ func demo(cmd *cobra.Command, g *global, lasts time.Duration, asJSON bool, redis
 	sum := summary{Seconds: time.Since(began).Seconds(), Model: e.Models.Info.Name, Device: e.Runtime.Device()}
 	counted.close()
 	wg.Wait()
-	sum.Events = counted.events
+	sum.Events, sum.others = counted.events, counted.events-counted.shared
 	if err := settle(ctx, s, sub, conf, counted.shared, &sum); err != nil && cmd.Context().Err() == nil {
 		cancel()
 		return errors.Join(err, <-serving)
@@ -249,8 +250,12 @@ func (s summary) print(w io.Writer, asJSON bool) error {
 		enc.SetIndent("", "  ")
 		return enc.Encode(s)
 	}
-	_, err := fmt.Fprintf(w, "\n%d events in %.0f s, %d in Redis, %d over the data channel; %d words about %d frames (%d encoded)\nglass to word %.0f ms (p50), %.0f ms (p95); start to first word %.0f ms; %d errors\n",
-		s.Events, s.Seconds, s.RedisEntries, s.DataChannelMessages, s.Words, s.FramesLooked, s.FramesEncoded, s.GlassToWord.P50, s.GlassToWord.P95, s.StartToFirstWord, s.Errors)
+	asked := ""
+	if s.others > 0 {
+		asked = fmt.Sprintf(" (and %d to whom asked alone)", s.others)
+	}
+	_, err := fmt.Fprintf(w, "\n%d events in %.0f s, %d in Redis, %d over the data channel%s; %d words about %d frames (%d encoded)\nglass to word %.0f ms (p50), %.0f ms (p95); start to first word %.0f ms; %d errors\n",
+		s.Events, s.Seconds, s.RedisEntries, s.DataChannelMessages, asked, s.Words, s.FramesLooked, s.FramesEncoded, s.GlassToWord.P50, s.GlassToWord.P95, s.StartToFirstWord, s.Errors)
 	return err
 }
 
