@@ -46,7 +46,7 @@ func (k *knowledge) fold(model []byte) (folded []byte, n int, err error) {
 			return model, 0, nil
 		}
 		for _, v := range g.all {
-			k.foldQuantize(g, v)
+			g.foldQuantize(v)
 			k.foldBias(g, v)
 			if v.op == "LayerNormalization" && len(v.domain) == 0 && k.quickensNorm(v.operator) {
 				v.domain, v.changed = []byte(kernels.Domain), true
@@ -63,7 +63,7 @@ func (k *knowledge) fold(model []byte) (folded []byte, n int, err error) {
 }
 
 // foldQuantize lets v, a product, make its rows into 8 bits itself.
-func (k *knowledge) foldQuantize(g *vertices, v *node) {
+func (g *vertices) foldQuantize(v *node) {
 	if v.op != "MatMulIntegerToFloat" || string(v.domain) != kernels.Domain || len(v.inputs) < 5 {
 		return
 	}

@@ -62,13 +62,7 @@ func preparedAttention(t *testing.T, name string, changes bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	load := func(src Source) *Session {
-		s, err := e.NewSession(src, Options{Threads: 2})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
+	load := loader(t, e)
 	want := attend(t, load(Source{Data: data})) // nothing tells it from others: it is not prepared
 	for _, how := range []string{"preparing", "prepared"} {
 		for i, x := range attend(t, load(Source{Path: path})) {
@@ -144,13 +138,7 @@ func TestPreparedProducts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			load := func(src Source) *Session {
-				s, err := e.NewSession(src, Options{Threads: 2})
-				if err != nil {
-					t.Fatal(err)
-				}
-				return s
-			}
+			load := loader(t, e)
 			run := func(s *Session, batch, n int, x [][]float32) map[string][]float32 {
 				b, err := s.NewBinding()
 				if err != nil {
@@ -225,6 +213,18 @@ func onEach(t *testing.T, name string, f func(*testing.T)) {
 	}
 }
 
+// loader loads graphs for two threads.
+func loader(t *testing.T, e *Env) func(Source) *Session {
+	return func(src Source) *Session {
+		t.Helper()
+		s, err := e.NewSession(src, Options{Threads: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+}
+
 // twice loads a graph as the library runs it, unprepared, and prepared.
 func twice(t *testing.T, e *Env, name string) (data []byte, library, own *Session) {
 	t.Helper()
@@ -233,13 +233,8 @@ func twice(t *testing.T, e *Env, name string) (data []byte, library, own *Sessio
 	if err != nil {
 		t.Fatal(err)
 	}
-	if library, err = e.NewSession(Source{Data: data}, Options{Threads: 2}); err != nil {
-		t.Fatal(err)
-	}
-	if own, err = e.NewSession(Source{Path: path}, Options{Threads: 2}); err != nil {
-		t.Fatal(err)
-	}
-	return data, library, own
+	load := loader(t, e)
+	return data, load(Source{Data: data}), load(Source{Path: path})
 }
 
 // checkOwn looks at what became of a graph in which n nodes can be ours: when it
@@ -351,13 +346,7 @@ func TestRingAttention(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		load := func(src Source) *Session {
-			s, err := e.NewSession(src, Options{Threads: 2})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		}
+		load := loader(t, e)
 		e.own = false // as on other CPUs
 		library := load(Source{Data: data})
 		e.own = true

@@ -14,12 +14,12 @@ def save(path: str, **state) -> None:
     os.replace(path + ".tmp", path)
 
 
-def dice(r: random.Random) -> dict:
-    """Where chance stands, for a checkpoint: what goes on from it sees the same as if it had never stopped."""
+def chance(r: random.Random) -> dict:
+    """Where the random numbers stand, for a checkpoint: what goes on from it sees the same as if it had never stopped."""
     return {"torch": torch.get_rng_state(), "python": r.getstate()}
 
 
-def throw_again(d: dict, r: random.Random) -> None:
+def restore_chance(d: dict, r: random.Random) -> None:
     torch.set_rng_state(d["torch"])
     version, words, gauss = d["python"]
     r.setstate((version, tuple(words), gauss))

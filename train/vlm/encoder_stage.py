@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from yard.labels import ACTION, COLOR, COLORS, GRID_H, GRID_W, HELD_OUT, KINDS, LIGHT, MODEL_H, MODEL_W, WEATHER
 from yard.scene import PAINT, RGB
 
-from .common import Clock, adamw, dice, log, save, throw_again
+from .common import Clock, adamw, chance, log, restore_chance, save
 from .data import TEMPLATES, Shards, batch_ids, phrase_bank
 from .model import Config, Encoder, EncoderHeads, TextTower
 
@@ -189,8 +189,8 @@ def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, 
     bank = phrase_bank()
     kinds, colors = torch.tensor([b[1] for b in bank]), torch.tensor([b[2] for b in bank])
     val, data, r = Shards(val_dir), Shards(train_dir), random.Random(step + 1)
-    if s.get("dice"):
-        throw_again(s["dice"], r)
+    if s.get("chance"):
+        restore_chance(s["chance"], r)
     params = [p for m in (enc, heads, text) for p in m.parameters()]
 
     def ids(template):
@@ -217,4 +217,4 @@ def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, 
             last = clock.spent()
             with torch.random.fork_rng():  # it comes when the clock says so
                 log(eval="val", **evaluate(val, enc, heads, text, vb, 256))
-            save(ck, enc=enc.state_dict(), heads=heads.state_dict(), text=text.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), dice=dice(r), config=c.dict())
+            save(ck, enc=enc.state_dict(), heads=heads.state_dict(), text=text.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), chance=chance(r), config=c.dict())

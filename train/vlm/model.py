@@ -82,7 +82,7 @@ class MultiHead(torch.autograd.Function):
 
 class RingAttention(torch.autograd.Function):
     """Attention of each patch place to what it was in the frames before (`ring_attention`), as a graph has it: one operator of our own,
-    for which Lookout has a kernel. `export.trace` puts beside it what it is made of, for all others."""
+    for which Lookout has a kernel. `export.ring_function` is what it is made of, for all others."""
 
     @staticmethod
     def forward(ctx, *args):

@@ -66,14 +66,10 @@ def unsigned(path: str) -> None:
     """Weights from -127 to 127 become such from 1 to 255, around 128. CPUs that have no sums of four products of 8 bits (AVX2, AVX-512 without VNNI)
     cut off sums of two where weights have a sign."""
     m = onnx.load(path)
-    ends = "_quantized", "_zero_point"
     of = {d.input[i] for d in m.graph.node if d.op_type == "DequantizeLinear" for i in (0, 2)}
     for w in m.graph.initializer:
-        if w.data_type == onnx.TensorProto.INT8 and w.name in of and w.name.endswith(ends):
+        if w.data_type == onnx.TensorProto.INT8 and w.name in of:
             w.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(w).astype(np.int16) + 128).astype(np.uint8), w.name))
-    for v in m.graph.value_info:  # none tells what they were
-        if v.name in of and v.type.tensor_type.elem_type == onnx.TensorProto.INT8:
-            v.type.tensor_type.elem_type = onnx.TensorProto.UINT8
     onnx.save(m, path)
 
 

@@ -20,7 +20,7 @@ from yard.labels import COLORS, HELD_OUT, KINDS, LIGHT, MODEL_FPS, WEATHER
 from yard.language import NOTHING, Teller
 
 from . import cache, reader, repaint, targets
-from .common import Clock, adamw, dice, log, save, throw_again
+from .common import Clock, adamw, chance, log, restore_chance, save
 from .data import Shards
 from .encoder_stage import UNASKED
 from .model import Config, Decoder, Temporal
@@ -445,8 +445,8 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
     clock, r, pk, unasked = Clock(minutes, lr, used, steps, step), random.Random(step + 7), Packer(c, tok), Unasked(tok, c.vocab)
     params = [p for m in (temporal, dec, heads) for p in m.parameters()]
     last, avg = clock.spent(), {}
-    if s.get("dice"):
-        throw_again(s["dice"], r)
+    if s.get("chance"):
+        restore_chance(s["chance"], r)
     while clock.share() < 1:
         words = step >= lead if lead else clock.share() >= ALONE  # an adopted decoder speaks already
         temporal.requires_grad_(step >= lead)
@@ -482,6 +482,6 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
             log(step=step, share=clock.share(), views=len(train.tok), **avg)
         if clock.spent() - last > 540 or clock.share() >= 1:
             last = clock.spent()
-            save(ck, temporal=temporal.state_dict(), dec=dec.state_dict(), heads=heads.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), dice=dice(r), config=c.dict())
+            save(ck, temporal=temporal.state_dict(), dec=dec.state_dict(), heads=heads.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), chance=chance(r), config=c.dict())
             with torch.random.fork_rng():  # it comes when the clock says so
                 log(eval="val", **evaluate(c, pk, val, temporal, dec, heads, 24 if clock.share() < 1 else 120, words))

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 
 from vlm import reader
-from vlm.common import Clock, dice, save, throw_again
+from vlm.common import Clock, chance, restore_chance, save
 from vlm.data import batch_ids, phrase_bank
 from vlm.encoder_stage import NAMED, jitter, losses
 from vlm.model import Config, Encoder, EncoderHeads, Temporal, TextTower
@@ -133,10 +133,10 @@ class CommonTest(unittest.TestCase):
         torch.manual_seed(3)
         r.gauss(0, 1), torch.randn(5)
         with tempfile.TemporaryDirectory() as d:
-            save(os.path.join(d, "x.pt"), dice=dice(r))
+            save(os.path.join(d, "x.pt"), chance=chance(r))
             want = [r.gauss(0, 1), r.random(), torch.randn(3).tolist()]
             s, other = torch.load(os.path.join(d, "x.pt"), weights_only=True), random.Random(9)
-        throw_again(s["dice"], other)
+        restore_chance(s["chance"], other)
         self.assertEqual([other.gauss(0, 1), other.random(), torch.randn(3).tolist()], want)
 
     def test_steps_not_minutes(self):

@@ -200,7 +200,7 @@ typedef struct {
 } eight;
 
 // constant gives the data of an input, how long it is, and whether it is bytes without a sign: NULL where there is none.
-static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t i, const void **data, int64_t *shape, size_t *n, int *unsign) {
+static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t i, const void **data, int64_t *shape, size_t *n, int *is_unsigned) {
 	size_t inputs;
 	int is = 0;
 	const OrtValue *v = NULL;
@@ -208,13 +208,13 @@ static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t 
 	const int64_t *there;
 	*data = NULL;
 	*n = 0;
-	*unsign = 0;
+	*is_unsigned = 0;
 	TRY(api->KernelInfo_GetInputCount(info, &inputs));
 	if (i >= inputs) return NULL;
 	TRY(api->KernelInfoGetConstantInput_tensor(info, i, &is, &v));
 	if (!is || !v) return NULL;
 	TRY(api->GetTensorElementTypeAndShapeDataReference(v, &type, &there, n));
-	*unsign = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+	*is_unsigned = type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 	TRY(shape_of(api, v, shape, n));
 	return api->GetTensorData(v, (const void **)data);
 }
@@ -224,9 +224,9 @@ static OrtStatus *create_eight(const OrtApi *api, const OrtKernelInfo *info, siz
 	const void *data[4];
 	int64_t shape[4][axes];
 	size_t n[4], all[4];
-	int unsign[4];
+	int is_unsigned[4];
 	for (int i = 0; i < 4; i++) {
-		TRY(constant(api, info, at[i], &data[i], shape[i], &n[i], &unsign[i]));
+		TRY(constant(api, info, at[i], &data[i], shape[i], &n[i], &is_unsigned[i]));
 		all[i] = count(shape[i], n[i]);
 	}
 	const int64_t limit = 1 << 20;
@@ -235,12 +235,12 @@ static OrtStatus *create_eight(const OrtApi *api, const OrtKernelInfo *info, siz
 	const size_t columns = shape[0][1];
 	if ((all[1] != 1 && all[1] != columns) || (data[2] && all[2] != 1 && all[2] != columns) || (data[3] && all[3] != columns))
 		return api->CreateStatus(ORT_INVALID_ARGUMENT, "scales, zeros or bias of weights in 8 bits are of another size");
-	if (data[2] && unsign[0] != unsign[2]) return api->CreateStatus(ORT_INVALID_ARGUMENT, "weights in 8 bits and their zeros are of different types");
+	if (data[2] && is_unsigned[0] != is_unsigned[2]) return api->CreateStatus(ORT_INVALID_ARGUMENT, "weights in 8 bits and their zeros are of different types");
 	memory from;
 	TRY(memory_of(api, info, &from));
 	eight *made = malloc(sizeof *made);
 	const int8_kernels *by = lookout_kernels()->int8;
-	if (!made || !by->pack(&made->m, shape[0][0], columns, data[0], data[1], all[1], data[2], all[2], unsign[0] ? 128 : 0, data[3])) {
+	if (!made || !by->pack(&made->m, shape[0][0], columns, data[0], data[1], all[1], data[2], all[2], is_unsigned[0] ? 128 : 0, data[3])) {
 		memory_back(&from);
 		free(made);
 		return api->CreateStatus(ORT_FAIL, "no memory for weights in 8 bits");
