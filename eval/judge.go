@@ -13,10 +13,11 @@ const (
 	recent = 2.0 // seconds that an event stays what its actor does in a description
 	change = 1.0 // seconds that an event is news
 
-	edge       = 0.35  // seconds around a change of state, or the end of a window
-	mustSee    = 0.65  // from this share seen on, an actor must be spoken of
-	maySee     = 0.35  // from this share on, it may be
-	edgeOfSide = 0.025 // of the picture's width, around the lines between left, middle and right
+	edge       = 0.35    // seconds around a change of state, or the end of a window
+	mustSee    = 0.65    // from this share seen on, an actor must be spoken of
+	maySee     = 0.35    // from this share on, it may be
+	ahead      = 1.0 / 3 // of the picture's width: farther apart nobody follows, or moves towards, another
+	edgeOfSide = 0.025   // of the picture's width, around the lines between left, middle and right
 )
 
 // expectation is what an actor does at a moment: what a description must say.
@@ -195,6 +196,8 @@ func (m *moment) holds(p pred, a *actorAt) (ok bool, event int) {
 			}
 		}
 		return false, -1
+	case "past", "towards", "follow":
+		return a.may && side() && m.relate(p, a), -1
 	}
 	if !a.may && p.action != "leave" {
 		return false, -1
@@ -212,6 +215,51 @@ func (m *moment) holds(p pred, a *actorAt) (ok bool, event int) {
 		}
 	}
 	return false, -1
+}
+
+// relate tells whether a moves past, towards or after anybody that p's noun can
+// mean. Where boxes are not labelled, it is not held against anybody.
+func (m *moment) relate(p pred, a *actorAt) bool {
+	e := &entity{kind: p.other.kind, color: p.other.color}
+	for _, b := range m.actors {
+		if b == a || !b.may || !e.matches(b, false) {
+			continue
+		}
+		for _, f := range m.near {
+			x, y := f.actor(a.ID), f.actor(b.ID)
+			if x == nil || y == nil || y.Held || !oneOf(x.State, "moving", "") {
+				continue
+			}
+			if len(x.Box) == 0 || len(y.Box) == 0 || m.c.relation(p.action, x, y) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (f frame) actor(id int) *actorTruth {
+	if i := slices.IndexFunc(f.Actors, func(x actorTruth) bool { return x.ID == id }); i >= 0 {
+		return &f.Actors[i]
+	}
+	return nil
+}
+
+// relation tells it of one frame.
+func (c *clip) relation(how string, a, b *actorTruth) bool {
+	gap, past := b.Box[0]-a.Box[2], a.Box[0]-b.Box[2] // how far a has to go until it is beside b, and how far it has come since
+	if a.Direction == "left" {
+		gap, past = past, gap
+	}
+	gap, past = gap/c.Width, past/c.Width
+	along := b.State == "moving" && b.Direction == a.Direction
+	switch how {
+	case "past":
+		return !along && max(gap, past) < edgeOfSide
+	case "towards":
+		return !along && gap > -edgeOfSide && gap < ahead
+	}
+	return along && gap > -edgeOfSide && gap < ahead
 }
 
 // heading is the way that a claim tells: "enters on the left" goes right.
@@ -453,6 +501,7 @@ func (e *entity) say(p pred) string {
 	if p.side != "" {
 		words = append(words, "on side "+p.side)
 	}
+	words = append(words, p.other.color, p.other.kind)
 	return strings.Join(slices.DeleteFunc(words, func(s string) bool { return s == "" }), " ")
 }
 

@@ -9,28 +9,30 @@ import (
 type atomKind int
 
 const (
-	aDet   atomKind = iota // a, the, another
-	aNum                   // two, 2
-	aNo                    // no, zero
-	aColor                 // red
-	aNoun                  // car, people, somebody
-	aPron                  // it, they
-	aWear                  // in, wearing: a coat's colour follows
-	aWith                  // with: the same, or a box
-	aCoat                  // coat
-	aVerb                  // an action
-	aAux                   // is, has
-	aTo                    // to the left
-	aFrom                  // from the left
-	aBare                  // left, right: a direction or, for left, a verb
-	aSide                  // on the left
-	aConj                  // and, while, a comma
-	aRel                   // who, which
-	aFill                  // there, now, in the yard: claims nothing
-	aThere                 // there is, you can see
-	aScene                 // the gate is open, it is raining, at night
-	aEmpty                 // the yard is empty
-	aQuiet                 // nothing new
+	aDet     atomKind = iota // a, the, another
+	aNum                     // two, 2
+	aNo                      // no, zero
+	aColor                   // red
+	aNoun                    // car, people, somebody
+	aPron                    // it, they
+	aWear                    // in, wearing: a coat's colour follows
+	aWith                    // with: the same, or a box
+	aCoat                    // coat
+	aVerb                    // an action
+	aTowards                 // past, towards: behind a verb that moves, somebody follows
+	aPasses                  // passes, approaches, follows: somebody follows
+	aAux                     // is, has
+	aTo                      // to the left
+	aFrom                    // from the left
+	aBare                    // left, right: a direction or, for left, a verb
+	aSide                    // on the left
+	aConj                    // and, while, a comma
+	aRel                     // who, which
+	aFill                    // there, now, in the yard: claims nothing
+	aThere                   // there is, you can see
+	aScene                   // the gate is open, it is raining, at night
+	aEmpty                   // the yard is empty
+	aQuiet                   // nothing new
 )
 
 type atom struct {
@@ -43,7 +45,7 @@ type atom struct {
 	alone    bool // aNoun: needs no article (somebody)
 	n        int  // aNum
 	word     string
-	action   string // aVerb
+	action   string // aVerb, aTowards, aPasses
 	manner   string // aVerb: walk, drive, ...
 	scene    sceneClaim
 }
@@ -202,6 +204,13 @@ func (l *lexicon) verbs() {
 		"arrive", "arrives", "arriving", "arrived", "appear", "appears", "appearing", "appeared", "comes into view", "come into view", "coming into view")
 	l.forms("leave", "", "leave", "leaves", "leaving", "has left", "have left", "go away", "goes away", "going away",
 		"disappear", "disappears", "disappearing", "disappeared")
+	for action, verbs := range map[string]string{
+		"past": "pass passes passing passed", "towards": "approach approaches approaching", "follow": "follow follows following",
+	} {
+		l.add(atom{kind: aPasses, action: action}, strings.Fields(verbs)...)
+	}
+	l.add(atom{kind: aTowards, action: "past"}, "past")
+	l.add(atom{kind: aTowards, action: "towards"}, "towards", "toward")
 	for _, p := range places {
 		l.forms("enter", "", "enter the "+p, "enters the "+p, "entering the "+p, "entered the "+p, "comes into the "+p, "come into the "+p, "coming into the "+p)
 		l.forms("leave", "", "leave the "+p, "leaves the "+p, "leaving the "+p, "has left the "+p, "have left the "+p)

@@ -8,11 +8,15 @@ import (
 
 // pred is one thing said of somebody: a claim.
 type pred struct {
-	action string // an event kind, moving, standing, fallen, carrying; "" says only that it is there
+	action string // an event kind, moving, standing, fallen, carrying, past, towards, follow; "" says only that it is there
 	manner string
 	to     string // left, right
 	side   string // left, middle, right
+	other  named  // of past, towards, follow: whom
 }
+
+// named is what a noun says.
+type named struct{ kind, color string }
 
 // entity is somebody spoken of, with all that is said of it.
 type entity struct {
@@ -27,14 +31,11 @@ type group struct {
 	exact bool
 }
 
-// absence is "there is no van".
-type absence struct{ kind, color string }
-
 // reading is all that a text claims.
 type reading struct {
 	entities []*entity
 	scene    []sceneClaim
-	absent   []absence
+	absent   []named  // "there is no van"
 	empty    int      // sentences that say nobody is there
 	quiet    int      // sentences that say nothing is new
 	bad      []string // sentences that could not be read, each with its reason
@@ -140,6 +141,9 @@ func (l *lexicon) sentence(r *reading, s []string) error {
 			if err != nil {
 				return err
 			}
+			if k := p.peek(0); p.open != nil && p.open.other.kind != "" && (k < 0 || k == aConj) { // "past a car and a van"
+				return errors.New("is said of more than one")
+			}
 			if joined && p.open == nil { // "a car and a van drive"
 				p.subject = append(p.subject[:len(p.subject):len(p.subject)], es...)
 			} else {
@@ -220,6 +224,8 @@ func (p *parser) predicate(joined bool) error {
 		switch p.peek(0) {
 		case aVerb:
 			return nil
+		case aPasses:
+			return nil
 		case aSide, aFill, aScene: // "is on the left"
 			p.start("", "")
 			return nil
@@ -228,6 +234,19 @@ func (p *parser) predicate(joined bool) error {
 	case aVerb:
 		p.start(a.action, a.manner)
 		return nil
+	case aTowards:
+		if p.open == nil || oneOf(p.open.action, "", "standing", "fallen") {
+			return fmt.Errorf("%q has no verb that moves", a.text)
+		}
+		if p.open.action == "moving" && p.open.to == "" && p.open.side == "" { // "walks past the car": one claim
+			p.open.action = a.action
+		} else {
+			p.start(a.action, p.open.manner)
+		}
+		return p.whom(a.text)
+	case aPasses:
+		p.start(a.action, "")
+		return p.whom(a.text)
 	case aBare: // "drives left", or "left" as the past of leave
 		if p.open == nil && a.word == "left" {
 			p.start("leave", "")
@@ -261,6 +280,25 @@ func (p *parser) way(text, to string) error {
 	return set(&p.open.to, to)
 }
 
+// whom reads past whom the open verb goes.
+func (p *parser) whom(text string) error {
+	if p.open.other.kind != "" {
+		return fmt.Errorf("%q stands where nobody else can be named", text)
+	}
+	if p.peek(0) == aDet {
+		p.i++
+	}
+	color, kind, plural, err := p.what()
+	if err != nil {
+		return fmt.Errorf("after %q: %w", text, err)
+	}
+	if plural {
+		return fmt.Errorf("%q is said of more than one", text)
+	}
+	p.open.other = named{kind, color}
+	return nil
+}
+
 // set fills a field that may be said once.
 func set(field *string, v string) error {
 	if *field != "" && *field != v {
@@ -282,7 +320,7 @@ func (p *parser) absent() error {
 			return errors.New("denies more than can be checked")
 		}
 	}
-	p.r.absent = append(p.r.absent, absence{kind, color})
+	p.r.absent = append(p.r.absent, named{kind, color})
 	return nil
 }
 

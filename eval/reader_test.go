@@ -12,6 +12,7 @@ type cast struct {
 	kind, color, state, direction, side string
 	visible                             float64
 	held, carrying                      bool
+	box                                 []float64
 }
 
 // scene makes a clip of six seconds in which nothing changes but the events.
@@ -30,7 +31,7 @@ func scene(t testing.TB, actors []cast, events ...happening) *clip {
 			if v == 0 {
 				v = 1
 			}
-			f.Actors = append(f.Actors, actorTruth{ID: i, Visible: &v, State: a.state, Direction: a.direction, Side: a.side, Held: a.held, Carrying: a.carrying})
+			f.Actors = append(f.Actors, actorTruth{ID: i, Visible: &v, State: a.state, Direction: a.direction, Side: a.side, Held: a.held, Carrying: a.carrying, Box: a.box})
 		}
 		c.Frames = append(c.Frames, f)
 	}
@@ -274,6 +275,72 @@ func TestFalseSentences(t *testing.T) {
 		if v.claims < len(v.wrong) {
 			t.Errorf("%q: %d claims of which %d are false", x.text, v.claims, len(v.wrong))
 		}
+	}
+}
+
+// What is said of two of them is true of their boxes and ways, or false.
+func TestRelations(t *testing.T) {
+	c := scene(t, []cast{
+		{kind: "person", color: "red", state: "moving", direction: "right", side: "left", box: []float64{100, 100, 140, 200}},
+		{kind: "van", color: "green", state: "stopped", side: "left", box: []float64{80, 100, 160, 200}},                       // beside the person
+		{kind: "person", color: "blue", state: "stopped", side: "middle", box: []float64{220, 100, 260, 200}},                  // ahead of them
+		{kind: "dog", color: "black", state: "moving", direction: "right", side: "middle", box: []float64{280, 150, 330, 200}}, // farther ahead, the same way
+		{kind: "car", color: "white", state: "moving", direction: "left", side: "right", box: []float64{560, 100, 640, 160}},   // far away
+		{kind: "ball", color: "yellow", state: "stopped", side: "left", box: []float64{20, 180, 40, 200}},                      // behind
+		{kind: "box", color: "brown", state: "stopped", side: "left", held: true, box: []float64{130, 150, 150, 170}},          // in the person's hands
+		{kind: "bicycle", color: "red", state: "stopped", side: "middle", visible: 0.2, box: []float64{200, 150, 230, 200}},    // hidden
+	})
+	for _, x := range []struct {
+		text          string
+		claims, wrong int
+	}{
+		{"The person in a red coat walks past the green van.", 1, 0},
+		{"A person in a red coat is walking past a green van.", 1, 0},
+		{"The person in a red coat passes the green van.", 1, 0},
+		{"The person in a red coat is passing the van.", 1, 0},
+		{"A person in a red coat walks to the right past the green van.", 2, 0},
+		{"A person in a red coat walks to the right and approaches the person in a blue coat.", 2, 0},
+		{"A person in a red coat walks towards the person in a blue coat.", 1, 0},
+		{"A person in a red coat follows the dog.", 1, 0},
+		{"The person in a red coat is following a black dog.", 1, 0},
+		{"A person in a red coat walks towards the right. The person in a red coat follows the black dog.", 2, 0},
+
+		{"The green van passes the person in a red coat.", 1, 1}, // it stands
+		{"The person in a red coat walks past the red van.", 1, 1},
+		{"The person in a red coat walks past the green car.", 1, 1},
+		{"The person in a blue coat walks past the green van.", 1, 1},
+		{"The person in a red coat runs past the green van.", 1, 1},
+		{"The person in a red coat walks to the left past the green van.", 2, 1},
+		{"The green van drives past the dog.", 1, 1},
+		{"The person in a red coat walks past the person in a blue coat.", 1, 1}, // not yet
+		{"The person in a red coat walks past the dog.", 1, 1},
+		{"The person in a red coat walks towards the green van.", 1, 1},   // beside it
+		{"The person in a red coat walks towards the yellow ball.", 1, 1}, // behind
+		{"The person in a red coat walks towards the black dog.", 1, 1},   // after it
+		{"The person in a red coat walks towards the white car.", 1, 1},   // too far
+		{"The person in a red coat follows the person in a blue coat.", 1, 1},
+		{"The dog follows the person in a red coat.", 1, 1},
+		{"The dog runs towards the person in a red coat.", 1, 1},
+		{"The person in a red coat walks towards the box.", 1, 1},     // carries it
+		{"The person in a red coat walks towards the bicycle.", 1, 1}, // hidden
+		{"The person in a red coat follows.", 1, 1},
+		{"The person in a red coat stands past the van.", 1, 1},
+		{"The person in a red coat walks past the van the dog.", 1, 1},
+		{"The person in a red coat walks past the van and the dog.", 1, 1},
+		{"The person in a red coat walks past the van and the dog runs to the right.", 2, 0},
+		{"The person in a red coat passes the green van towards the dog.", 2, 1},
+		{"The person in a red coat walks past people.", 1, 1},
+	} {
+		v := c.at(3, recent).judge(newLexicon(nil).read(x.text))
+		if v.claims != x.claims || len(v.wrong) != x.wrong {
+			t.Errorf("%q: %d of %d claims false (%s), want %d of %d", x.text, len(v.wrong), v.claims, strings.Join(v.wrong, "; "), x.wrong, x.claims)
+		}
+	}
+	if v := yard(t).at(5, recent).judge(newLexicon(nil).read("The person in a red coat walks past the red van.")); len(v.wrong) > 0 {
+		t.Errorf("no box is labelled, yet it is held against the text: %v", v.wrong)
+	}
+	if v := c.at(3, recent).judge(newLexicon(nil).read("The person in a red coat walks past the green van.")); len(v.said) > 0 {
+		t.Errorf("a relation says where nobody is, and which way nobody goes, but earns recall of %v", v.said)
 	}
 }
 

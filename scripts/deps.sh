@@ -135,7 +135,8 @@ install_missing() {
     dpkg --configure -a # an installation may have been interrupted
     apt-get update -q
     # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $list
+    # A fresh machine may still be installing its own updates.
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends $list
   } >"$CACHE/apt.log" 2>&1 || { tail -5 "$CACHE/apt.log" >&2; die "apt-get failed; see $CACHE/apt.log"; }
   say "installed in $((SECONDS - t))s"
 }
