@@ -109,7 +109,7 @@ func Open(dir string, env *ort.Env, opt Options) (m *Model, err error) {
 		if err != nil {
 			return nil, err
 		}
-		s, err := env.NewSession(ort.Source{Path: path}, ort.Options{})
+		s, err := env.NewSession(ort.Source{Path: path}, ort.Options{HalfCache: true})
 		if err == nil {
 			m.sessions = append(m.sessions, s)
 		}
@@ -271,6 +271,15 @@ func (m *Model) checkVision() error {
 
 // Sees reports whether the model takes pictures.
 func (m *Model) Sees() bool { return m.see != nil }
+
+// CacheToken is how many bytes a token takes in a session's cache.
+func (m *Model) CacheToken() int64 {
+	n := int64(2 * m.g.layers * m.g.heads * m.g.headDim)
+	if m.g.half {
+		return 2 * n
+	}
+	return 4 * n
+}
 
 // Width is the size of one visual token.
 func (m *Model) Width() int { return m.g.width }

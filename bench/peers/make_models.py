@@ -69,7 +69,7 @@ def genai(path: str):
         if not os.path.exists(os.path.join(path, name)):
             shutil.copy(os.path.join(a.out, "smollm2-135m-hf", name), path)
     with open(os.path.join(path, "bench.json"), "w") as f:
-        json.dump(dict(weights_read=weights_read(os.path.join(path, "model.onnx")), cache_token=2 * LAYERS * TEXT["num_key_value_heads"] * 64 * 4), f)
+        json.dump(dict(weights_read=weights_read(os.path.join(path, "model.onnx"))), f)
 
 
 def weights_read(path: str) -> int:

@@ -1,7 +1,9 @@
 package ort
 
 import (
+	"bytes"
 	"encoding/binary"
+	"maps"
 
 	"github.com/lookout-video/lookout/internal/ort/kernels"
 )
@@ -23,10 +25,11 @@ type vertices struct {
 
 // fold puts operators around a product of package kernels into it, where they would
 // read and write all of its rows once more, and gives it the norms that it
-// can run, of which n are new:
+// can run. It tells how many more nodes are ours then:
 //
-//	QuantizeLinear, MatMulIntegerToFloat, Add  ->  QuantizeMatMul
-//	LayerNormalization                         ->  the same of package kernels
+//	QuantizeLinear, MatMulIntegerToFloat, Add     ->  QuantizeMatMul
+//	MatMulNBits, QuickGelu and MatMulNBits, Mul   ->  GatedMatMulNBits
+//	LayerNormalization                            ->  the same of package kernels
 func (k *knowledge) fold(model []byte) (folded []byte, n int, err error) {
 	for rest := model; len(rest) > 0; {
 		size, num, _, graph, err := field(rest)
@@ -48,6 +51,9 @@ func (k *knowledge) fold(model []byte) (folded []byte, n int, err error) {
 		for _, v := range g.all {
 			g.foldQuantize(v)
 			k.foldBias(g, v)
+			if g.foldGate(v) {
+				n -= 2 // of the three, one is left
+			}
 			if v.op == "LayerNormalization" && len(v.domain) == 0 && k.quickensNorm(v.operator) {
 				v.domain, v.changed = []byte(kernels.Domain), true
 				n++
@@ -106,6 +112,37 @@ func (k *knowledge) foldBias(g *vertices, v *node) {
 		g.by[v.outputs[0]] = p
 		return
 	}
+}
+
+// foldGate makes one of two products of the same rows that v, a Mul, multiplies: one
+// of them by way of a gate. It tells whether it could.
+func (g *vertices) foldGate(v *node) bool {
+	if v.op != "Mul" || len(v.domain) > 0 || len(v.inputs) != 2 || len(v.outputs) != 1 {
+		return false
+	}
+	own := func(value, op string) *node {
+		n := g.by[value]
+		if n == nil || n.gone || n.op != op || string(n.domain) != kernels.Domain || len(n.outputs) != 1 || g.uses[value] != 1 {
+			return nil
+		}
+		return n
+	}
+	for i, in := range v.inputs {
+		act, other := own(in, "QuickGelu"), own(v.inputs[1-i], "MatMulNBits")
+		if act == nil || other == nil {
+			continue
+		}
+		gate := own(act.inputs[0], "MatMulNBits")
+		if gate == nil || gate == other || gate.inputs[0] != other.inputs[0] || !maps.Equal(gate.ints, other.ints) || gate.ints["N"]%16 != 0 {
+			continue
+		}
+		gate.op, gate.inputs, gate.outputs[0] = "GatedMatMulNBits", append(gate.inputs, other.inputs[1:]...), v.outputs[0]
+		gate.raw = appendBytes(bytes.Clone(gate.raw), 5, act.attributes["alpha"])
+		gate.changed, act.gone, other.gone, v.gone = true, true, true, true
+		g.by[v.outputs[0]] = gate
+		return true
+	}
+	return false
 }
 
 // quickensNorm tells whether package kernels can run n: over the last axis.

@@ -453,7 +453,7 @@ func TestMemoryIsFlat(t *testing.T) {
 }
 
 func FuzzReadGraph(f *testing.F) {
-	for _, n := range []string{"add.onnx", "types.onnx", "slow.onnx", "weights.onnx", "attention.onnx", "attention_partial.onnx", "ring.onnx", "folded.onnx"} {
+	for _, n := range []string{"add.onnx", "types.onnx", "slow.onnx", "weights.onnx", "attention.onnx", "attention_partial.onnx", "ring.onnx", "folded.onnx", "gated.onnx", "attention_long.onnx"} {
 		b, err := os.ReadFile(filepath.Join("testdata", n))
 		if err != nil {
 			f.Fatal(err)
@@ -478,6 +478,11 @@ func FuzzReadGraph(f *testing.F) {
 		}
 		if _, more, err := ownNodes(changed); err != nil || more != 0 {
 			t.Fatalf("%d nodes more of what was changed, %v", more, err)
+		}
+		if halved, err := halveCache(changed); err == nil {
+			if again, err := halveCache(halved); err != nil || len(again) != len(halved) {
+				t.Fatalf("%d bytes, and halved again %d, %v", len(halved), len(again), err)
+			}
 		}
 	})
 }

@@ -36,7 +36,7 @@ const (
 // is one, else from the source, keeping what was prepared.
 func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.DynamicAdvancedSession, error) {
 	const level = ortgo.GraphOptimizationLevelEnableAll
-	keep := e.place(src, size, beside)
+	keep := e.place(src, s, size, beside)
 	if e.own && size < small && len(beside) == 0 {
 		var err error
 		if src, err = bare(src); err != nil {
@@ -88,7 +88,7 @@ func bare(src Source) (Source, error) {
 // place is the folder of the graph prepared from src, empty when none is to be
 // kept: what is larger than half of all that may be kept would leave no room
 // for the others.
-func (e *Env) place(src Source, size int64, beside []string) string {
+func (e *Env) place(src Source, s *Session, size int64, beside []string) string {
 	if e.cfg.CacheDir == "" || size > e.cfg.CacheBytes/2 {
 		return ""
 	}
@@ -101,6 +101,9 @@ func (e *Env) place(src Source, size int64, beside []string) string {
 	}
 	if id == "" {
 		return ""
+	}
+	if s.halves {
+		id += " halves"
 	}
 	return filepath.Join(e.cfg.CacheDir, preparedName(id, e.Version(), e.Device()))
 }
@@ -126,7 +129,7 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) (*ortgo.D
 	}
 	quick := false
 	if !e.cuda {
-		if quick, err = quicken(tmp, e.own); err != nil {
+		if quick, err = quicken(tmp, e.own, s.halves); err != nil {
 			return fresh, err
 		}
 	}
@@ -154,7 +157,28 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) (*ortgo.D
 
 // kept builds the session from the folder of a prepared graph.
 func (e *Env) kept(keep string, s *Session) (*ortgo.DynamicAdvancedSession, error) {
-	return e.build(Source{Path: filepath.Join(keep, preparedGraph)}, ortgo.GraphOptimizationLevelDisableAll, "", s)
+	path := filepath.Join(keep, preparedGraph)
+	built, err := e.build(Source{Path: path}, ortgo.GraphOptimizationLevelDisableAll, "", s)
+	if err != nil || !s.halves {
+		return built, err
+	}
+	inputs, outputs, _, err := readGraphFile(path)
+	if err != nil {
+		free(built)
+		return nil, err
+	}
+	adopt(s.Inputs, inputs)
+	adopt(s.Outputs, outputs)
+	return built, nil
+}
+
+// adopt gives values the types that they have in the prepared graph.
+func adopt(list, prepared []Info) {
+	for i, v := range list {
+		if at, err := find(prepared, v.Name); err == nil {
+			list[i].Type, list[i].code = prepared[at].Type, prepared[at].code
+		}
+	}
 }
 
 // settle waits until a file is on the disk: a crash after the rename must not
@@ -267,7 +291,7 @@ func roomFor(dir string, n int64) bool {
 // preparedName is the name of a graph prepared by this library on this kind of
 // machine: layouts chosen for one CPU are wrong for another.
 func preparedName(id, version, device string) string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{"12", id, version, device, cpuID()}, "\n")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{"13", id, version, device, cpuID()}, "\n")))
 	return hex.EncodeToString(sum[:12])
 }
 

@@ -17,7 +17,8 @@ import (
 // quicken changes a prepared graph so that reading tokens costs less, and tells
 // whether it did: nodes become those of package kernels, where own says that this
 // machine can run them, and what attention is left to the library loses its scale.
-func quicken(dir string, own bool) (bool, error) {
+// With halves, keys and values are kept in 16 bits.
+func quicken(dir string, own, halves bool) (bool, error) {
 	path := filepath.Join(dir, preparedGraph)
 	model, err := os.ReadFile(path)
 	if err != nil {
@@ -25,7 +26,10 @@ func quicken(dir string, own bool) (bool, error) {
 	}
 	ours := 0
 	if own {
-		if model, ours, err = ownNodes(model); err != nil {
+		if model, ours, err = ownNodes(model); err == nil && halves {
+			model, err = halveCache(model)
+		}
+		if err != nil {
 			return false, err
 		}
 	}
@@ -357,8 +361,10 @@ type operator struct {
 	outputs []string
 	ints    map[string]uint64 // attributes that are whole numbers
 	floats  map[string][]byte // attributes that are float32: their bytes
-	other   bool              // has attributes of other types
-	nested  bool              // holds a graph of its own
+
+	attributes map[string][]byte // those that are float32, whole
+	other      bool              // has attributes of other types
+	nested     bool              // holds a graph of its own
 }
 
 func readNode(b []byte) (n operator, err error) {
@@ -409,9 +415,9 @@ func (n *operator) readAttribute(b []byte) error {
 		n.ints[name] = whole
 	case kind == isFloat && len(number) == 4:
 		if n.floats == nil {
-			n.floats = map[string][]byte{}
+			n.floats, n.attributes = map[string][]byte{}, map[string][]byte{}
 		}
-		n.floats[name] = number
+		n.floats[name], n.attributes[name] = number, b
 	default:
 		n.other = true
 	}

@@ -128,6 +128,7 @@ func TestPreparedProducts(t *testing.T) {
 			"exact_one": 2e-3, "exact_two": 2e-3, "one": 0.06, "two": 0.06, "plain": 0.02}}, // a scale for each row here; the last is the library's own
 		{name: "folded", ours: 7, folded: 2, inputs: []string{"x"}, in: 90, out: 90, spread: 4, near: map[string]float64{"normed": 5e-6, "plain": 2e-6, "gated": 0.03, // of what is
 			"one": 0.03, "two": 0.03, "three": 0.03, "four": 0.03, "bare": 0.03}}, // rounded the other way now and then
+		{name: "gated", ours: 8, inputs: []string{"x"}, in: 256, out: 48, spread: 4, near: map[string]float64{"four": 5e-3, "eight": 2, "bare": 5e-3, "apart": 5e-3, "bare_gate": 2e-3}}, // eight: of 1,300,
 		{name: "between", ours: 4, inputs: []string{"x", "skip"}, in: 200, out: 200, spread: 40, near: map[string]float64{"normed": 2e-6, "again": 2e-6, "gated": 1e-5, "other": 1e-5}},
 	} {
 		onEach(t, c.name, func(t *testing.T) {
@@ -285,6 +286,13 @@ func ownAttention(t *testing.T) {
 		}
 	}
 	data, library, own := twice(t, e, "attention_long.onnx")
+	halves, err := e.NewSession(Source{Path: filepath.Join("testdata", "attention_long.onnx")}, Options{Threads: 2, HalfCache: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in, err := halves.Input("past_key_values.0.key"); err != nil || in.Type != "float16" {
+		t.Fatal(in, err)
+	}
 	for name, c := range map[string]struct {
 		batch, room int
 		steps       []int
@@ -299,6 +307,7 @@ func ownAttention(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := newCache(c.batch, c.room, c.apart)
 			got := newCache(c.batch, c.room, c.apart)
+			half := newCache(c.batch, c.room, c.apart)
 			for step, n := range c.steps {
 				x := make([]float32, c.batch*n*640)
 				for i := range x {
@@ -310,11 +319,21 @@ func ownAttention(t *testing.T) {
 						t.Fatalf("step %d of %d rows: element %d is %v, of the library %v", step, n, i, v, out[i])
 					}
 				}
+				for i, v := range half.attend(t, halves, x, n) {
+					if math.Abs(float64(v-out[i])) > 3e-3 {
+						t.Fatalf("step %d of %d rows: with a cache in 16 bits element %d is %v, of the library %v", step, n, i, v, out[i])
+					}
+				}
 			}
 			for _, kv := range []int{0, 1} {
 				for i, v := range got.now[kv] {
 					if math.Abs(float64(v-want.now[kv][i])) > 1e-5 {
 						t.Fatalf("the cache's element %d is %v, of the library %v", i, v, want.now[kv][i])
+					}
+				}
+				for i, v := range half.halves[kv] {
+					if w := want.now[kv][i]; math.Abs(float64(single(v)-w)) > 1e-4+math.Abs(float64(w))/1024 {
+						t.Fatalf("the cache's element %d in 16 bits is %v, of the library %v", i, single(v), w)
 					}
 				}
 			}
@@ -411,6 +430,7 @@ type cache struct {
 	batch, room, used int
 	apart             bool
 	now, next         [2][]float32 // keys and values; next is now unless they are apart
+	halves, after     [2][]uint16  // the same in 16 bits
 	cos, sin          []float32
 	random            *rand.Rand
 }
@@ -420,12 +440,14 @@ func newCache(batch, room int, apart bool) *cache {
 	for i := range c.now {
 		c.now[i] = make([]float32, batch*room*128)
 		for j := range c.now[i] {
-			c.now[i][j] = c.random.Float32() - 0.5 // a batch starts behind something
+			h := uint16(c.random.Uint32N(0x400)) | uint16(0x3400|c.random.Uint32N(2)<<15) // a batch starts behind something, which 16 bits hold
+			c.now[i][j], c.halves[i] = single(h), append(c.halves[i], h)
 		}
-		c.next[i] = c.now[i]
+		c.next[i], c.after[i] = c.now[i], c.halves[i]
 		if apart {
-			c.next[i] = make([]float32, batch*room*128)
+			c.next[i], c.after[i] = make([]float32, batch*room*128), make([]uint16, batch*room*128)
 			clear(c.now[i])
+			clear(c.halves[i])
 		}
 	}
 	for p := range room {
@@ -451,7 +473,16 @@ func (c *cache) attend(t *testing.T, s *Session, x []float32, n int) []float32 {
 	}
 	out := make([]float32, c.batch*n*384)
 	bind(t, b, "qkv", x, c.batch, n, 640)
+	in, err := s.Input("past_key_values.0.key")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i, name := range []string{"key", "value"} {
+		if in.Type == "float16" {
+			bind(t, b, "past_key_values.0."+name, c.halves[i], c.batch, 2, c.room, 64)
+			bind(t, b, "present.0."+name, c.after[i], c.batch, 2, c.room, 64)
+			continue
+		}
 		bind(t, b, "past_key_values.0."+name, c.now[i], c.batch, 2, c.room, 64)
 		bind(t, b, "present.0."+name, c.next[i], c.batch, 2, c.room, 64)
 	}
@@ -464,5 +495,14 @@ func (c *cache) attend(t *testing.T, s *Session, x []float32, n int) []float32 {
 		t.Fatal(err)
 	}
 	c.now, c.next = c.next, c.now
+	c.halves, c.after = c.after, c.halves
 	return out
+}
+
+// single is a float16; those too small to be normal numbers count as zero.
+func single(h uint16) float32 {
+	if h&0x7c00 == 0 {
+		return 0
+	}
+	return math.Float32frombits(uint32(h&0x8000)<<16 | (uint32(h&0x7fff)+(127-15)<<10)<<13)
 }

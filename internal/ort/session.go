@@ -36,6 +36,9 @@ type Options struct {
 	// encoder takes 4.8 ms with one thread, 3.4 ms with two on an idle machine
 	// and twice that on a busy one), and to all of the Env's for larger ones.
 	Threads int
+	// HalfCache lets a language model keep keys and values in 16 bits where its file
+	// has float32 and this machine gains by it: see the types of Inputs.
+	HalfCache bool
 	// Stoppable lets Run be stopped in the middle, at the cost of a few small
 	// allocations a run. Files of 16 MB and more always are.
 	Stoppable bool
@@ -54,6 +57,7 @@ type Session struct {
 	name    string
 	threads int
 	stops   bool
+	halves  bool
 	s       *ortgo.DynamicAdvancedSession
 
 	mu       sync.Mutex
@@ -100,6 +104,7 @@ func (e *Env) NewSession(src Source, opt Options) (*Session, error) {
 		}
 	}
 	s.threads, s.stops = e.share(size, opt.Threads), opt.Stoppable || size >= small
+	s.halves = opt.HalfCache
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {

@@ -31,9 +31,10 @@ func (r *Runner) generate(ctx context.Context, dir string, past, n, threads int)
 	if err != nil {
 		return g, err
 	}
-	if g.ReadBytes, err = readBytes(dir, past+n/2); err != nil {
+	if g.ReadBytes, err = weightBytes(dir); err != nil {
 		return g, err
 	}
+	g.ReadBytes += m.CacheToken() * int64(past+n/2)
 	s, err := m.NewSession()
 	if err != nil {
 		return g, err
@@ -78,12 +79,11 @@ func (r *Runner) long(ctx context.Context, m *vlm.Model, n int) (string, error) 
 	return b.String(), nil
 }
 
-// readBytes is what a decoded token has to read: the weights that are
-// multiplied, which make_models.py has counted, and the cache of past tokens.
-func readBytes(dir string, past int) (int64, error) {
+// weightBytes is what a decoded token has to read of the weights that are
+// multiplied, which make_models.py has counted.
+func weightBytes(dir string) (int64, error) {
 	var c struct {
 		Weights int64 `json:"weights_read"`
-		Token   int64 `json:"cache_token"`
 	}
 	data, err := os.ReadFile(filepath.Join(dir, "bench.json"))
 	if err == nil {
@@ -92,7 +92,7 @@ func readBytes(dir string, past int) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%w: what a token reads: %w", bench.ErrMissing, err)
 	}
-	return c.Weights + c.Token*int64(past), nil
+	return c.Weights, nil
 }
 
 func (r *Runner) describe(ctx context.Context, dir string, job bench.Job) (time.Duration, error) {

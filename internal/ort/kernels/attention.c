@@ -9,7 +9,7 @@
 
 enum {
 	tile = 8,    // rows that go through the keys together
-	chunk = 64,  // keys whose scores are held at a time
+	chunk = 32,  // keys whose scores are held at a time
 	split = 128, // keys of a piece, where there are few rows
 	most = 16,   // pieces that a row's keys are split into
 };
@@ -44,8 +44,19 @@ SIMD static void enter(const attention *a, int s) {
 	int place = a->past + s;
 	for (int h = 0; h < a->heads; h++) turn(a, row + h * w, place, a->scale, a->queries + ((size_t)s * a->heads + h) * w);
 	for (int h = 0; h < a->shared; h++) {
-		turn(a, row + (a->heads + h) * w, place, 1, a->keys + ((size_t)h * a->room + place) * w);
-		memcpy(a->values + ((size_t)h * a->room + place) * w, row + (a->heads + a->shared + h) * w, w * sizeof *row);
+		const size_t at = ((size_t)h * a->room + place) * w;
+		const float *value = row + (a->heads + a->shared + h) * w;
+		if (a->half) {
+			float key[lookout_attention_widest];
+			turn(a, row + (a->heads + h) * w, place, 1, key);
+			for (size_t i = 0; i < w; i += lanes) {
+				store_halves((uint16_t *)a->keys + at + i, load(key + i));
+				store_halves((uint16_t *)a->values + at + i, load(value + i));
+			}
+			continue;
+		}
+		turn(a, row + (a->heads + h) * w, place, 1, (float *)a->keys + at);
+		memcpy((float *)a->values + at, value, w * sizeof *value);
 	}
 }
 
@@ -120,6 +131,15 @@ INLINE void weigh(float *const *sums, const float (*weights)[chunk], const float
 #endif
 }
 
+// widen gives n numbers of 16 bits as float32, and asks for those that come `next` behind them.
+INLINE const float *widen(const uint16_t *from, size_t n, size_t next, float *to) {
+	for (size_t i = 0; i < n; i += lanes) {
+		if (next && i % 32 == 0) _mm_prefetch((const char *)(from + i + next), _MM_HINT_T1);
+		store(to + i, load_halves(from + i));
+	}
+	return to;
+}
+
 INLINE void attend(const attention *a, int piece, const int d) {
 	const int heads = group(a), shared = piece % a->shared, part = piece / a->shared % a->splits, first = piece / a->shared / a->splits * tile;
 	const int rows = a->rows - first < tile ? a->rows - first : tile, n = rows * heads;
@@ -127,7 +147,7 @@ INLINE void attend(const attention *a, int piece, const int d) {
 	int to = from + a->each;
 	if (to > a->past + first + rows) to = a->past + first + rows;
 	const size_t w = a->width;
-	const float *keys = a->keys + (size_t)shared * a->room * w, *values = a->values + (size_t)shared * a->room * w;
+	const size_t head = (size_t)shared * a->room * w; // where that of the keys begins
 
 	// Row i is head i%heads of the group at place first+i/heads.
 	for (int i = 0; i < n; i++) {
@@ -137,11 +157,18 @@ INLINE void attend(const attention *a, int piece, const int d) {
 	}
 	for (int k = from; k < to; k += chunk) {
 		int here = to - k < chunk ? to - k : chunk;
-		float padded[lanes * lookout_attention_widest]; // the last keys, so that a register of them can be read
+		const size_t at = head + (size_t)k * w, last = (size_t)(here / lanes * lanes) * w, behind = (size_t)here * w;
+		const float *keys = (const float *)a->keys + at, *values = (const float *)a->values + at;
+		float wide[2][chunk * lookout_attention_widest]; // what is in 16 bits
+		float padded[lanes * lookout_attention_widest];  // the last keys, so that a register of them can be read
+		if (a->half) {
+			const size_t next = k + chunk < to ? chunk * w : 0;
+			keys = widen((const uint16_t *)a->keys + at, behind, next, wide[0]);
+			values = widen((const uint16_t *)a->values + at, behind, next, wide[1]);
+		}
 		if (here % lanes) {
-			size_t left = (size_t)(here % lanes) * w;
-			memcpy(padded, keys + (size_t)(k + here / lanes * lanes) * w, left * sizeof *keys);
-			memset(padded + left, 0, (lanes * w - left) * sizeof *padded);
+			memcpy(padded, keys + last, (behind - last) * sizeof *keys);
+			memset(padded + (behind - last), 0, (lanes * w - (behind - last)) * sizeof *padded);
 		}
 		const int together = lanes == 8 || d <= 4 ? 4 : 2; // as many as the registers hold
 		for (int i = 0; i < n;) {
@@ -149,18 +176,18 @@ INLINE void attend(const attention *a, int piece, const int d) {
 			float *sums[4];
 			int r = 0, seen = 0;
 			for (; r < together && i < n; i++) {
-				int s = first + i / heads, head = shared * heads + i % heads;
+				int s = first + i / heads, h = shared * heads + i % heads;
 				int visible = a->past + s + 1 - k; // of this chunk's keys
 				if (visible <= 0) continue;
 				if (visible > here) visible = here;
-				float *of = a->partial + (((size_t)s * a->heads + head) * a->splits + part) * record(a);
-				const float *query = a->queries + ((size_t)s * a->heads + head) * w;
+				float *of = a->partial + (((size_t)s * a->heads + h) * a->splits + part) * record(a);
+				const float *query = a->queries + ((size_t)s * a->heads + h) * w;
 				reals scores[chunk / lanes], most_of = all(-INFINITY);
 				int blocks = (visible + lanes - 1) / lanes;
 				for (int b = 0; b < blocks; b++) {
-					const float *these = b == here / lanes ? padded : keys + (size_t)(k + b * lanes) * w;
-					if (lanes == 8 && i == 0 && a->rows == 1) // the values of these keys: two fifths of the time on Zen 3, nothing on an Intel
-						for (size_t l = 0; l < lanes * w; l += 16) _mm_prefetch((const char *)(values + (size_t)(k + b * lanes) * w + l), _MM_HINT_T0);
+					const float *these = b == here / lanes ? padded : keys + (size_t)b * lanes * w;
+					if (lanes == 8 && !a->half && i == 0 && a->rows == 1) // the values of these keys: two fifths of the time on Zen 3, nothing on an Intel
+						for (size_t l = 0; l < lanes * w; l += 16) _mm_prefetch((const char *)(values + (size_t)b * lanes * w + l), _MM_HINT_T0);
 					scores[b] = score(query, these, d);
 					scores[b] = pick(visible - b * lanes, scores[b], all(-INFINITY));
 					most_of = higher(most_of, scores[b]);
@@ -183,15 +210,14 @@ INLINE void attend(const attention *a, int piece, const int d) {
 				sums[r++] = of + 2 * lanes;
 				if (visible > seen) seen = visible;
 			}
-			const float *v = values + (size_t)k * w;
 			if (r == 4 && together == 4)
-				weigh(sums, weights, v, seen, 4, d);
+				weigh(sums, weights, values, seen, 4, d);
 			else if (r == 3 && together == 4)
-				weigh(sums, weights, v, seen, 3, d);
+				weigh(sums, weights, values, seen, 3, d);
 			else if (r == 2)
-				weigh(sums, weights, v, seen, 2, d);
+				weigh(sums, weights, values, seen, 2, d);
 			else if (r == 1)
-				weigh(sums, weights, v, seen, 1, d);
+				weigh(sums, weights, values, seen, 1, d);
 		}
 	}
 }

@@ -11,10 +11,11 @@ typedef struct {
 	int rows, heads, shared, width; // shared: heads of keys and values; width: of a head
 	int past, room;                 // places before the rows; places there are
 	int turned;                     // columns of the tables: half of what is rotated of a head
+	int half;                       // keys and values are in 16 bits
 	float scale;
 	const float *qkv;        // [rows][heads+2*shared][width]
 	const float *cos, *sin;  // [places][turned]
-	float *keys, *values;    // [shared][room][width]: the rows' own are written
+	void *keys, *values;     // [shared][room][width]: the rows' own are written
 	float *out;              // [rows][heads][width]
 	float *queries;          // [rows][heads][width]: scratch
 	float *partial;          // scratch: each piece's record, a row and a head

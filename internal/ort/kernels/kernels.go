@@ -12,6 +12,11 @@
 // softmax of what it has seen so far (Milakov and Gimelshein, arXiv:1805.02867),
 // for all heads that share them; a long cache is shared among threads by places,
 // where the library shares out heads, of which small models have few.
+// GroupQueryHalfCache is the same with keys and values in 16 bits.
+//
+// GatedMatMulNBits is what a prepared graph makes of two products of the same rows, one
+// of which opens a gate for the other (SwiGLU, Shazeer, arXiv:2002.05202): their columns lie in
+// turn, so that what they give is multiplied while it is at hand.
 //
 // For encoders in 8 bits, DynamicQuantizeMatMul and MatMulIntegerToFloat multiply
 // twelve rows by 32 columns at a time (AVX2: six by 16); the former gives each row a

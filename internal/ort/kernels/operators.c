@@ -77,25 +77,39 @@ static OrtStatus *each(const OrtApi *api, OrtKernelContext *context, void (*f)(v
 
 #define PRODUCT "MatMulNBits"
 
+#define GATED "GatedMatMulNBits" // the same twice of the same rows: gate / (1 + e^(-alpha gate)) times the other
+
+enum { together = 16 }; // columns of a gated product's one half that come before as many of the other
+
 typedef struct {
 	memory from;
 	const blocks_kernels *by;
+	const rows_kernels *gate; // NULL: not gated
+	float alpha;
 	matrix m;
 } product;
 
-static OrtStatus *create_product(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	(void)op;
+// weave puts rows of two halves, n of each, size bytes long, behind each other in turn: `together` of each.
+static void weave(const void *const half[2], int64_t n, size_t size, char *to) {
+	for (int64_t i = 0; i < n; i += together)
+		for (int h = 0; h < 2; h++, to += together * size) memcpy(to, (const char *)half[h] + i * size, together * size);
+}
+
+// create_products packs the weights of one product, or of the two halves of a gated one.
+static OrtStatus *create_products(const OrtApi *api, const OrtKernelInfo *info, int halves, void **out) {
 	int64_t bits, k, n, block;
+	float alpha = 0;
 	TRY(api->KernelInfoGetAttribute_int64(info, "bits", &bits));
 	TRY(api->KernelInfoGetAttribute_int64(info, "K", &k));
 	TRY(api->KernelInfoGetAttribute_int64(info, "N", &n));
 	TRY(api->KernelInfoGetAttribute_int64(info, "block_size", &block));
+	if (halves == 2) TRY(api->KernelInfoGetAttribute_float(info, "alpha", &alpha));
 	const int64_t limit = 1 << 24;
-	if ((bits != 4 && bits != 8) || k <= 0 || n <= 0 || block < 32 || k > limit || n > limit || block % 32 || k % block)
+	if ((bits != 4 && bits != 8) || k <= 0 || n <= 0 || block < 32 || k > limit || n > limit || block % 32 || k % block || (halves == 2 && n % together))
 		return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": bits, K, N and block_size do not fit");
-	const void *data[2];
-	const size_t want[2] = {(size_t)n * k * bits / 8, (size_t)n * (k / block)};
-	for (int i = 0; i < 2; i++) {
+	const void *data[2][2]; // weights and scales, of each half
+	const size_t row[2] = {(size_t)k * bits / 8, (size_t)(k / block)}, number[2] = {1, sizeof(float)};
+	for (int i = 0; i < 2 * halves; i++) {
 		int constant = 0;
 		const OrtValue *v;
 		int64_t shape[axes];
@@ -103,22 +117,42 @@ static OrtStatus *create_product(const OrtCustomOp *op, const OrtApi *api, const
 		TRY(api->KernelInfoGetConstantInput_tensor(info, 1 + i, &constant, &v));
 		if (!constant) return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": weights must be constant");
 		TRY(shape_of(api, v, shape, &dims));
-		if (count(shape, dims) != want[i]) return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": weights or scales are of another size");
-		TRY(api->GetTensorData(v, &data[i]));
+		if (count(shape, dims) != n * row[i % 2]) return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": weights or scales are of another size");
+		TRY(api->GetTensorData(v, &data[i % 2][i / 2]));
 	}
 	memory from;
 	TRY(memory_of(api, info, &from));
+	char *woven[2] = {NULL, NULL};
+	int there = 1;
+	for (int i = 0; halves == 2 && i < 2; i++) {
+		if ((woven[i] = malloc(2 * n * row[i] * number[i])))
+			weave(data[i], n, row[i] * number[i], woven[i]);
+		else
+			there = 0;
+	}
 	product *made = malloc(sizeof *made);
 	const blocks_kernels *by = lookout_kernels()->blocks;
-	if (!made || !by->pack(&made->m, bits, k, n, block, data[0], data[1])) {
+	there = there && made && by->pack(&made->m, bits, k, halves * n, block, halves == 2 ? (const void *)woven[0] : data[0][0], halves == 2 ? (const void *)woven[1] : data[1][0]);
+	for (int i = 0; i < 2; i++) free(woven[i]);
+	if (!there) {
 		memory_back(&from);
 		free(made);
 		return api->CreateStatus(ORT_FAIL, PRODUCT ": no memory for the weights");
 	}
 	made->from = from;
 	made->by = by;
+	made->gate = halves == 2 ? lookout_kernels()->rows : NULL;
+	made->alpha = alpha;
 	*out = made;
 	return NULL;
+}
+
+static OrtStatus *create_product(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	return (void)op, create_products(api, info, 1, out);
+}
+
+static OrtStatus *create_gated(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	return (void)op, create_products(api, info, 2, out);
 }
 
 static void destroy_product(void *k) {
@@ -130,18 +164,28 @@ static void destroy_product(void *k) {
 
 // multiplication is a run's product, which threads share.
 typedef struct {
-	const blocks_kernels *by;
-	const matrix *m;
+	const product *of;
 	const void *scratch;
 	size_t rows;
 	int panels; // of a part
+	float *both; // of a gated product: its halves
 	float *y;
 } multiplication;
 
 static void multiply(void *of, size_t part) {
 	const multiplication *j = of;
+	const product *k = j->of;
+	const matrix *m = &k->m;
 	int from = (int)part * j->panels, to = from + j->panels;
-	j->by->multiply(j->m, j->scratch, j->rows, from, to < j->m->panels ? to : j->m->panels, j->y);
+	if (to > m->panels) to = m->panels;
+	k->by->multiply(m, j->scratch, j->rows, from, to, k->gate ? j->both : j->y);
+	if (!k->gate) return;
+	const size_t first = (size_t)from * m->columns, last = (size_t)to * m->columns;
+	for (size_t r = 0; r < j->rows; r++)
+		for (size_t c = first; c < last; c += 2 * together) {
+			const float *x = j->both + r * m->n + c;
+			k->gate->gate(x, x + together, k->alpha, together, j->y + (r * m->n + c) / 2);
+		}
 }
 
 // rows_of gives what a product reads and writes: rows of k numbers in the first input, and the output, in which
@@ -162,21 +206,24 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 	const product *k = of;
 	const OrtApi *api = k->from.api;
 	const matrix *m = &k->m;
-	multiplication j = {.by = k->by, .m = m};
+	multiplication j = {.of = k};
 	const void *x;
-	TRY(rows_of(api, context, m->k, m->n, &x, &j.rows, &j.y));
+	TRY(rows_of(api, context, m->k, k->gate ? m->n / 2 : m->n, &x, &j.rows, &j.y));
 	if (j.rows == 0) return NULL;
 
-	_Alignas(64) char few[16384]; // enough for a token
-	void *scratch = scratch_of(&k->from, j.by->scratch(m, j.rows), few, sizeof few);
+	_Alignas(64) char few[32768]; // enough for a token
+	const size_t both = k->gate ? (j.rows * m->n * sizeof *j.both + 63) & ~(size_t)63 : 0;
+	char *scratch = scratch_of(&k->from, both + k->by->scratch(m, j.rows), few, sizeof few);
 	if (!scratch) return api->CreateStatus(ORT_FAIL, PRODUCT ": no memory for the rows");
-	j.by->quantise(m, x, j.rows, scratch);
-	j.scratch = scratch;
+	j.both = (float *)scratch;
+	j.scratch = scratch + both;
+	k->by->quantise(m, x, j.rows, scratch + both);
 	// A part takes some three microseconds: less than two of them are sooner done than shared.
 	const size_t enough = (m->columns < 16 ? 192 : 64) * 1024;
 	size_t of_panel = j.rows * m->k * m->columns;
 	j.panels = of_panel < enough ? (int)((enough + of_panel - 1) / of_panel) : 1;
-	if (j.rows > 1) j.panels += j.panels % 2; // some kernels take two at a time
+	const int whole = k->gate ? 2 * together / m->columns : j.rows > 1 ? 2 : 1; // some kernels take two panels at a time
+	j.panels = (j.panels + whole - 1) / whole * whole;
 	size_t parts = (m->panels + j.panels - 1) / j.panels;
 	OrtStatus *failed = NULL;
 	if (parts == 1)
@@ -326,12 +373,14 @@ static OrtStatus *compute_static8(void *of, OrtKernelContext *context) { return 
 // --- GroupQueryAttention -------------------------------------------------------------------------------------------------
 
 #define ATTENTION "GroupQueryAttention"
+#define HALF "GroupQueryHalfCache" // the same with keys and values in 16 bits: half to read, of what is kept the larger part
 
 typedef struct {
 	memory from;
 	const kernels *by;
 	int heads, shared;
 	float scale; // 0: the root of the width
+	int half;    // keys and values are kept in 16 bits
 } attending;
 
 // create_heads makes the kernel of an operator whose heads of keys are told by the attribute shared.
@@ -366,6 +415,13 @@ static void destroy_heads(void *k) {
 
 static OrtStatus *create_attention(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
 	return (void)op, create_heads(api, info, "kv_num_heads", out);
+}
+
+static OrtStatus *create_half(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
+	(void)op;
+	TRY(create_heads(api, info, "kv_num_heads", out));
+	((attending *)*out)->half = 1;
+	return NULL;
 }
 
 // attended is a run's attention, which threads share.
@@ -410,28 +466,29 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 		return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": the inputs' sizes do not fit");
 	int64_t out_shape[3] = {batch, rows, k->heads * width}, cache_shape[4] = {batch, k->shared, room, width};
 	OrtValue *v[3];
-	float *out[3];
+	void *out[3];
 	for (int i = 0; i < 3; i++) {
 		TRY(api->KernelContext_GetOutput(context, i, i ? cache_shape : out_shape, i ? 4 : 3, &v[i]));
-		TRY(api->GetTensorMutableData(v[i], (void **)&out[i]));
+		TRY(api->GetTensorMutableData(v[i], &out[i]));
 	}
+	const size_t size = k->half ? sizeof(uint16_t) : sizeof(float); // of a number in the cache
 	for (int64_t b = 0; b < batch; b++) {
 		// The library counts places without the last one. Rows of a first prompt start at 0, whatever of them is padding.
 		int64_t end = (int64_t)((const int32_t *)data[used])[b] + 1, past = rows == total ? 0 : end - rows;
 		if (past < 0 || past + rows > room || past > had || past + rows > shape[cos][0]) return api->CreateStatus(ORT_INVALID_ARGUMENT, ATTENTION ": more rows than there is room");
 		if (rows == 0) continue;
-		const size_t of_rows = (size_t)rows * shape[qkv][2], of_cache = (size_t)k->shared * room * width, of_past = (size_t)k->shared * had * width;
+		const size_t of_rows = (size_t)rows * shape[qkv][2], of_cache = k->shared * room * width * size, of_past = k->shared * had * width * size;
 		attended j = {.by = k->by->attention, .a = {
-			.rows = rows, .heads = k->heads, .shared = k->shared, .width = width, .past = past, .room = room, .turned = shape[cos][1],
+			.rows = rows, .heads = k->heads, .shared = k->shared, .width = width, .past = past, .room = room, .turned = shape[cos][1], .half = k->half,
 			.scale = k->scale ? k->scale : 1 / sqrtf(width),
 			.qkv = (const float *)data[qkv] + b * of_rows, .cos = data[cos], .sin = data[sin],
-			.keys = out[1] + b * of_cache, .values = out[2] + b * of_cache, .out = out[0] + b * rows * k->heads * width,
+			.keys = (char *)out[1] + b * of_cache, .values = (char *)out[2] + b * of_cache, .out = (float *)out[0] + b * rows * k->heads * width,
 		}};
 		attention *a = &j.a;
 		for (int i = 0; i < 2; i++) { // what was is there already where past and present are one
-			const float *from = (const float *)data[keys + i] + b * of_past;
-			float *to = i ? a->values : a->keys;
-			for (int h = 0; from != to && h < k->shared; h++) memcpy(to + h * room * width, from + h * had * width, past * width * sizeof *to);
+			const char *from = (const char *)data[keys + i] + b * of_past;
+			char *to = i ? a->values : a->keys;
+			for (int h = 0; from != to && h < k->shared; h++) memcpy(to + h * room * width * size, from + h * had * width * size, past * width * size);
 		}
 		_Alignas(64) float few[8192]; // enough for a token of the models that one machine runs
 		float *scratch = scratch_of(&k->from, j.by->plan(a) * sizeof *few, few, sizeof few);
@@ -711,8 +768,13 @@ static ONNXTensorElementDataType product_input(const OrtCustomOp *op, size_t i) 
 }
 static OrtCustomOpInputOutputCharacteristic required(const OrtCustomOp *op, size_t i) { return (void)op, (void)i, INPUT_OUTPUT_REQUIRED; }
 
+static const char *gated_name(const OrtCustomOp *op) { return (void)op, GATED; }
+static size_t five(const OrtCustomOp *op) { return (void)op, 5; }
+static ONNXTensorElementDataType gated_input(const OrtCustomOp *op, size_t i) {
+	return (void)op, i == 1 || i == 3 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+}
+
 static const char *product8_name(const OrtCustomOp *op) { return (void)op, PRODUCT8; }
-static size_t product8_inputs(const OrtCustomOp *op) { return (void)op, 5; }
 static ONNXTensorElementDataType product8_input(const OrtCustomOp *op, size_t i) {
 	return (void)op, i == 1 || i == 3 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
@@ -739,6 +801,10 @@ static size_t attention_outputs(const OrtCustomOp *op) { return (void)op, 3; }
 static ONNXTensorElementDataType attention_input(const OrtCustomOp *op, size_t i) {
 	return (void)op, i == 5 || i == 6 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32 : i == 9 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
+
+static const char *half_name(const OrtCustomOp *op) { return (void)op, HALF; }
+static ONNXTensorElementDataType half_input(const OrtCustomOp *op, size_t i) { return i == 3 || i == 4 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : attention_input(op, i); }
+static ONNXTensorElementDataType half_output(const OrtCustomOp *op, size_t i) { return (void)op, i ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 static OrtCustomOpInputOutputCharacteristic packed(const OrtCustomOp *op, size_t i) { return (void)op, i == 1 || i == 2 || i > 8 ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED; }
 
 static const char *multihead_name(const OrtCustomOp *op) { return (void)op, MULTIHEAD; }
@@ -781,7 +847,9 @@ static OrtStatus *like_the_first(const OrtCustomOp *op, OrtShapeInferContext *co
 static OrtCustomOp operators[] = {
 	{SAME, .GetName = product_name, .GetInputTypeCount = three, .GetInputType = product_input, .GetInputCharacteristic = required,
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_product, .KernelComputeV2 = compute_product, .KernelDestroy = destroy_product},
-	{SAME, .GetName = product8_name, .GetInputTypeCount = product8_inputs, .GetInputType = product8_input, .GetInputCharacteristic = behind_scales,
+	{SAME, .GetName = gated_name, .GetInputTypeCount = five, .GetInputType = gated_input, .GetInputCharacteristic = required,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_gated, .KernelComputeV2 = compute_product, .KernelDestroy = destroy_product},
+	{SAME, .GetName = product8_name, .GetInputTypeCount = five, .GetInputType = product8_input, .GetInputCharacteristic = behind_scales,
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_product8, .KernelComputeV2 = compute_product8, .KernelDestroy = destroy_eight},
 	{SAME, .GetName = ready8_name, .GetInputTypeCount = ready8_inputs, .GetInputType = ready8_input, .GetInputCharacteristic = behind_zero,
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_ready8, .KernelComputeV2 = compute_ready8, .KernelDestroy = destroy_eight},
@@ -789,6 +857,8 @@ static OrtCustomOp operators[] = {
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_ready8, .KernelComputeV2 = compute_static8, .KernelDestroy = destroy_eight},
 	{SAME, .GetName = attention_name, .GetInputTypeCount = attention_inputs, .GetInputType = attention_input, .GetInputCharacteristic = packed,
 		.GetOutputTypeCount = attention_outputs, .GetOutputCharacteristic = required, .CreateKernelV2 = create_attention, .KernelComputeV2 = compute_attention, .KernelDestroy = destroy_heads},
+	{SAME, .GetName = half_name, .GetInputTypeCount = attention_inputs, .GetInputType = half_input, .GetInputCharacteristic = packed, .GetOutputType = half_output,
+		.GetOutputTypeCount = attention_outputs, .GetOutputCharacteristic = required, .CreateKernelV2 = create_half, .KernelComputeV2 = compute_attention, .KernelDestroy = destroy_heads},
 	{SAME, .GetName = multihead_name, .GetInputTypeCount = three, .GetInputType = floats, .GetInputCharacteristic = required,
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_multihead, .KernelComputeV2 = compute_multihead, .KernelDestroy = destroy_heads},
 	{SAME, .GetName = ring_name, .GetInputTypeCount = ring_inputs, .GetInputType = ring_input, .GetInputCharacteristic = required,

@@ -52,16 +52,26 @@ SIMD static void normal(const float *x, const float *bias, size_t n, float *y) {
 	}
 }
 
+// sigmoid gives v / (1 + e^-at).
+INLINE reals sigmoid(reals v, reals at) {
+	reals e = power(sub(zeros(), magnitude(at))); // of what is not positive
+	return mul(v, over(where_below(at, e, all(1)), add(all(1), e)));
+}
+
 SIMD static void gelu(const float *x, float alpha, float cube, size_t n, float *y) {
 	for (size_t i = 0; i < n; i += lanes) {
 		reals v = load_some(x + i, n - i);
-		reals at = mul(v, mul_add(mul(v, v), all(alpha * cube), all(alpha)));
-		reals e = power(sub(zeros(), magnitude(at))); // of what is not positive
-		v = mul(v, over(where_below(at, e, all(1)), add(all(1), e)));
-		store_some(y + i, n - i, v);
+		store_some(y + i, n - i, sigmoid(v, mul(v, mul_add(mul(v, v), all(alpha * cube), all(alpha)))));
 	}
 }
 
-const rows_kernels NAMED(lookout_rows) = {norm, layer, normal, gelu};
+SIMD static void gate(const float *x, const float *other, float alpha, size_t n, float *y) {
+	for (size_t i = 0; i < n; i += lanes) {
+		reals v = load_some(x + i, n - i);
+		store_some(y + i, n - i, mul(sigmoid(v, mul(v, all(alpha))), load_some(other + i, n - i)));
+	}
+}
+
+const rows_kernels NAMED(lookout_rows) = {norm, layer, normal, gelu, gate};
 
 #endif

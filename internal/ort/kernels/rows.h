@@ -14,6 +14,8 @@ typedef struct {
 	void (*normal)(const float *x, const float *bias, size_t n, float *y);
 	// gelu gives x / (1 + e^(-alpha (x + cube x^3))) of each of n numbers.
 	void (*gelu)(const float *x, float alpha, float cube, size_t n, float *y);
+	// gate gives x / (1 + e^(-alpha x)) times other, of each of n numbers.
+	void (*gate)(const float *x, const float *other, float alpha, size_t n, float *y);
 } rows_kernels;
 
 extern const rows_kernels lookout_rows_avx512, lookout_rows_avx2;

@@ -78,7 +78,8 @@ INLINE float total_of(reals v) {
 	x = _mm_add_ps(x, _mm_movehl_ps(x, x));
 	return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
-INLINE reals load_halves(const uint16_t *x) { return _mm256_cvtph_ps(_mm_load_si128((const __m128i *)x)); }
+INLINE reals load_halves(const uint16_t *x) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)x)); }
+INLINE void store_halves(uint16_t *y, reals v) { _mm_storeu_si128((__m128i *)y, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
 
 INLINE wholes no_wholes(void) { return _mm256_setzero_si256(); }
 INLINE wholes all_wholes(int32_t x) { return _mm256_set1_epi32(x); }
@@ -131,7 +132,8 @@ INLINE reals rounded(reals x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEA
 INLINE reals shifted(reals x, reals n) { return _mm512_scalef_ps(x, n); }
 INLINE float highest(reals v) { return _mm512_reduce_max_ps(v); }
 INLINE float total_of(reals v) { return _mm512_reduce_add_ps(v); }
-INLINE reals load_halves(const uint16_t *x) { return _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)x)); }
+INLINE reals load_halves(const uint16_t *x) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)x)); }
+INLINE void store_halves(uint16_t *y, reals v) { _mm256_storeu_si256((__m256i *)y, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)); }
 
 INLINE wholes no_wholes(void) { return _mm512_setzero_si512(); }
 INLINE wholes all_wholes(int32_t x) { return _mm512_set1_epi32(x); }

@@ -178,3 +178,17 @@ g = h.make_graph([h.make_node("RingAttention", ins, ["y"], domain="lookout.video
                  [h.make_tensor_value_info("y", T.FLOAT, ["b", P, D])],
                  [h.make_tensor(n, T.FLOAT, a.shape, a.astype(np.float32).tobytes(), raw=True) for n, a in (("age_bias", rng.normal(0, 1, (H, W + 1))), ("age_key", rng.normal(0, 1, (W + 1, D))))])
 save(h.make_model(g, functions=[own], opset_imports=[h.make_opsetid("", 17), h.make_opsetid("lookout.video", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "ring.onnx"))
+
+# What a decoder's gate is made of: two products of the same rows, 4 bits and 8, and what becomes of the gate when it is needed by itself, or of other rows.
+rng = np.random.default_rng(2)
+nodes, init = [], []
+for name, bits, rows, alpha in (("four", 4, ("x", "x"), 1.0), ("eight", 8, ("x", "x"), 1.702), ("bare", 4, ("x", "x"), 1.0), ("apart", 4, ("x", "twice"), 1.0)):
+    for half, x in zip(("_gate", "_up"), rows):
+        w, s = rng.integers(0, 256, (48, 8, 32 * bits // 8), np.uint8), rng.normal(0, 0.01, (48, 8)).astype(np.float32)
+        nodes.append(h.make_node("MatMulNBits", [x, name + half + "_w", name + half + "_s"], [name + half], domain="com.microsoft", K=256, N=48, bits=bits, block_size=32, accuracy_level=4))
+        init += [h.make_tensor(name + half + "_w", T.UINT8, w.shape, w.tobytes(), raw=True), h.make_tensor(name + half + "_s", T.FLOAT, s.shape, s.tobytes(), raw=True)]
+    nodes.append(h.make_node("QuickGelu", [name + "_gate"], [name + "_open"], domain="com.microsoft", alpha=alpha))
+    nodes.append(h.make_node("Mul", [name + "_open", name + "_up"] if bits == 4 else [name + "_up", name + "_open"], [name]))
+g = h.make_graph([h.make_node("Add", ["x", "x"], ["twice"]), *nodes], "gated", [h.make_tensor_value_info("x", T.FLOAT, ["batch", "n", 256])],
+                 [h.make_tensor_value_info(n, T.FLOAT, ["batch", "n", 48]) for n in ("four", "eight", "bare", "apart", "bare_gate")], init)
+save(h.make_model(g, opset_imports=[h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)], ir_version=9, producer_name="lookout-test"), os.path.join(here, "gated.onnx"))

@@ -1,0 +1,92 @@
+package ort
+
+import (
+	"bytes"
+
+	"github.com/lookout-video/lookout/internal/ort/kernels"
+)
+
+// halveCache makes a graph keep keys and values in 16 bits, where package kernels
+// attends to all of them and nothing else reads them: half to read for each token
+// behind a long past. It gives model itself where that is not so.
+func halveCache(model []byte) ([]byte, error) {
+	var halved []byte
+	for rest := model; len(rest) > 0; {
+		size, num, _, graph, err := field(rest)
+		if err != nil {
+			return nil, err
+		}
+		if num == 7 {
+			g, err := readVertices(graph)
+			if err != nil {
+				return nil, err
+			}
+			cache := g.halve()
+			if len(cache) == 0 {
+				return model, nil
+			}
+			if graph, err = g.write(graph); err != nil {
+				return nil, err
+			}
+			if err := retype(graph, cache, codeFloat32, codeFloat16); err != nil {
+				return nil, err
+			}
+			halved = appendBytes(halved, 7, graph)
+		} else {
+			halved = append(halved, rest[:size]...)
+		}
+		rest = rest[size:]
+	}
+	return halved, nil
+}
+
+// halve changes all attention, and gives the names of what becomes 16 bits: none
+// where some of it cannot be changed.
+func (g *vertices) halve() map[string]bool {
+	cache := map[string]bool{}
+	var all []*node
+	for _, v := range g.all {
+		if v.op != "GroupQueryAttention" {
+			continue
+		}
+		if g.nested || string(v.domain) != kernels.Domain || len(v.inputs) < 5 || len(v.outputs) != 3 {
+			return nil
+		}
+		for _, name := range []string{v.inputs[3], v.inputs[4], v.outputs[1], v.outputs[2]} {
+			if g.uses[name] != 1 || cache[name] {
+				return nil
+			}
+			cache[name] = true
+		}
+		all = append(all, v)
+	}
+	for _, v := range all {
+		v.op, v.changed = "GroupQueryHalfCache", true
+	}
+	return cache
+}
+
+// retype changes the element type of the graph's inputs and outputs called names,
+// in place: both types take one byte.
+func retype(graph []byte, names map[string]bool, from, to byte) error {
+	return fields(graph, func(num, _ uint64, b []byte) error {
+		if num != 11 && num != 12 {
+			return nil
+		}
+		info, err := readInfo(b)
+		if err != nil || !names[info.Name] {
+			return err
+		}
+		return fields(b, func(num, _ uint64, b []byte) error {
+			if num != 2 { // TypeProto
+				return nil
+			}
+			return fields(b, func(num, _ uint64, b []byte) error {
+				if num == 1 && bytes.HasPrefix(b, []byte{1 << 3, from}) { // tensor_type, of which the first field is elem_type
+					b[1] = to
+				}
+				return nil
+			})
+		})
+	})
+}
