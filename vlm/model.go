@@ -109,7 +109,8 @@ func Open(dir string, env *ort.Env, opt Options) (m *Model, err error) {
 		if err != nil {
 			return nil, err
 		}
-		s, err := env.NewSession(ort.Source{Path: path}, ort.Options{HalfCache: true})
+		alone := name == "model" || name == "decoder_model_merged" // two graphs must agree on what they keep
+		s, err := env.NewSession(ort.Source{Path: path}, ort.Options{HalfCache: alone})
 		if err == nil {
 			m.sessions = append(m.sessions, s)
 		}
