@@ -6,7 +6,7 @@ import numpy as np
 from vlm import reader, targets
 from yard import heldout
 from yard.labels import HELD_OUT, MODEL_FPS, WIDTH
-from yard.language import CHANGE, NOTHING, RECENT, Teller
+from yard.language import CHANGE, NOTHING, RECENT, Teller, noun
 from yard.render import SEED0, scene_of
 from yard.scene import VISIBLE, Renderer, make_scene, truth
 
@@ -14,7 +14,7 @@ SEEDS = range(SEED0["train"] + 90_000, SEED0["train"] + 90_060)
 
 
 def teller(s, seed=1, plain=1.0):
-    return Teller(s, lambda t: truth(s, t)[0], seed, plain)
+    return Teller(s, lambda t: truth(s, t)[0], seed, plain, relate=True)
 
 
 class YardTest(unittest.TestCase):
@@ -60,10 +60,31 @@ class LanguageTest(unittest.TestCase):
             for t in (2.0, 4.5):
                 seen = [a for a in truth(s, t)[0] if a["visible"] >= VISIBLE and not a["held"]]
                 said = tell.describe(t)
-                self.assertEqual(said.count("."), max(len(seen), 1), said)
+                self.assertEqual(said.count("."), max(len(seen), 1) + bool(tell.relation(t)), said)
                 xs = [a["box"][0] + a["box"][2] for a in sorted(seen, key=lambda a: said.find(a["color"] if a["kind"] != "box" else "box"))]
                 if len({a["color"] for a in seen}) == len(seen) and not any(a["kind"] in ("box",) or "crate" in a["kind"] for a in seen):
                     self.assertEqual(xs, sorted(xs), said)
+
+    def test_a_relation_is_what_the_boxes_and_ways_say(self):
+        found = set()
+        for seed in SEEDS:
+            s = make_scene(seed)
+            tell = teller(s)
+            for t in np.arange(1.0, 6.0, 0.5):
+                if not (r := tell.relation(t)):
+                    continue
+                a, how, b = r
+                found.add(how)
+                sign = 1 if a["direction"] == "right" else -1
+                mid = lambda x: sign * (x["box"][0] + x["box"][2]) / 2
+                side_by_side = a["box"][0] < b["box"][2] and b["box"][0] < a["box"][2]
+                self.assertEqual(side_by_side, how == "past")
+                if how != "past":
+                    self.assertGreater(mid(b), mid(a))
+                self.assertEqual(b["direction"] == a["direction"], how == "follow")
+                self.assertEqual(sum(noun(x) in (noun(a), noun(b)) for x in tell.seen(t)), 2, "which two?")
+                self.assertTrue(tell.describe(t).endswith(f" the {noun(b)}."))
+        self.assertEqual(found, {"past", "towards", "follow"})
 
     def test_changes_are_those_of_the_last_second(self):
         quiet = loud = 0
@@ -107,7 +128,7 @@ class LanguageTest(unittest.TestCase):
             s = make_scene(seed)
             m = targets.mirror_scene(s)
             want = reader.facts(" ".join(swap.get(w, w) for w in teller(s).describe(3.5).replace(".", " .").split()).replace(" .", "."))
-            got = Teller(m, lambda t: targets.mirror_truth(truth(s, t)[0]), 1, 1.0).describe(3.5)
+            got = Teller(m, lambda t: targets.mirror_truth(truth(s, t)[0]), 1, 1.0, relate=True).describe(3.5)
             self.assertEqual(reader.facts(got), want)
 
     def test_yes_and_no_are_balanced_enough(self):
