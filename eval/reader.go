@@ -222,9 +222,7 @@ func (p *parser) predicate(joined bool) error {
 	switch a.kind {
 	case aAux:
 		switch p.peek(0) {
-		case aVerb:
-			return nil
-		case aPasses:
+		case aVerb, aPasses:
 			return nil
 		case aSide, aFill, aScene: // "is on the left"
 			p.start("", "")

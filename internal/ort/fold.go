@@ -31,22 +31,9 @@ type vertices struct {
 //	MatMulNBits, QuickGelu and MatMulNBits, Mul   ->  GatedMatMulNBits
 //	LayerNormalization                            ->  the same of package kernels
 func (k *knowledge) fold(model []byte) (folded []byte, n int, err error) {
-	for rest := model; len(rest) > 0; {
-		size, num, _, graph, err := field(rest)
-		if err != nil {
-			return nil, 0, err
-		}
-		if num != 7 {
-			folded = append(folded, rest[:size]...)
-			rest = rest[size:]
-			continue
-		}
-		g, err := readVertices(graph)
-		if err != nil {
-			return nil, 0, err
-		}
+	folded, err = rewrite(model, func(g *vertices) bool {
 		if g.nested || k.half {
-			return model, 0, nil
+			return false
 		}
 		for _, v := range g.all {
 			g.foldQuantize(v)
@@ -59,13 +46,42 @@ func (k *knowledge) fold(model []byte) (folded []byte, n int, err error) {
 				n++
 			}
 		}
-		if graph, err = g.write(graph); err != nil {
-			return nil, 0, err
+		return true
+	}, nil)
+	return folded, n, err
+}
+
+// rewrite gives a model whose graph has its nodes as change leaves them, and after
+// that, unless it is nil, what then makes of its bytes; model itself where change
+// gives false.
+func rewrite(model []byte, change func(*vertices) bool, then func(graph []byte) error) (changed []byte, err error) {
+	for rest := model; len(rest) > 0; {
+		size, num, _, graph, err := field(rest)
+		if err != nil {
+			return nil, err
 		}
-		folded = appendBytes(folded, 7, graph)
+		if num != 7 {
+			changed = append(changed, rest[:size]...)
+			rest = rest[size:]
+			continue
+		}
+		g, err := readVertices(graph)
+		if err != nil {
+			return nil, err
+		}
+		if !change(g) {
+			return model, nil
+		}
+		if graph, err = g.write(graph); err == nil && then != nil {
+			err = then(graph)
+		}
+		if err != nil {
+			return nil, err
+		}
+		changed = appendBytes(changed, 7, graph)
 		rest = rest[size:]
 	}
-	return folded, n, nil
+	return changed, nil
 }
 
 // foldQuantize lets v, a product, make its rows into 8 bits itself.

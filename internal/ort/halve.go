@@ -10,34 +10,11 @@ import (
 // attends to all of them and nothing else reads them: half to read for each token
 // behind a long past. It gives model itself where that is not so.
 func halveCache(model []byte) ([]byte, error) {
-	var halved []byte
-	for rest := model; len(rest) > 0; {
-		size, num, _, graph, err := field(rest)
-		if err != nil {
-			return nil, err
-		}
-		if num == 7 {
-			g, err := readVertices(graph)
-			if err != nil {
-				return nil, err
-			}
-			cache := g.halve()
-			if len(cache) == 0 {
-				return model, nil
-			}
-			if graph, err = g.write(graph); err != nil {
-				return nil, err
-			}
-			if err := retype(graph, cache, codeFloat32, codeFloat16); err != nil {
-				return nil, err
-			}
-			halved = appendBytes(halved, 7, graph)
-		} else {
-			halved = append(halved, rest[:size]...)
-		}
-		rest = rest[size:]
-	}
-	return halved, nil
+	var cache map[string]bool
+	return rewrite(model, func(g *vertices) bool {
+		cache = g.halve()
+		return len(cache) > 0
+	}, func(graph []byte) error { return retype(graph, cache, codeFloat32, codeFloat16) })
 }
 
 // halve changes all attention, and gives the names of what becomes 16 bits: none
