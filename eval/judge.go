@@ -218,7 +218,7 @@ func (m *moment) holds(p pred, a *actorAt) (ok bool, event int) {
 }
 
 // relate tells whether a moves past, towards or after anybody that p's noun can
-// mean. Where boxes are not labelled, it is not held against anybody.
+// mean. Where boxes or ways are not labelled, it is not held against anybody.
 func (m *moment) relate(p pred, a *actorAt) bool {
 	e := &entity{kind: p.other.kind, color: p.other.color}
 	for _, b := range m.actors {
@@ -230,7 +230,7 @@ func (m *moment) relate(p pred, a *actorAt) bool {
 			if x == nil || y == nil || y.Held || !oneOf(x.State, "moving", "") {
 				continue
 			}
-			if len(x.Box) == 0 || len(y.Box) == 0 || m.c.relation(p.action, x, y) {
+			if len(x.Box) == 0 || len(y.Box) == 0 || x.Direction == "" || m.c.relation(p.action, x, y) {
 				return true
 			}
 		}

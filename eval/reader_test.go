@@ -339,6 +339,10 @@ func TestRelations(t *testing.T) {
 	if v := yard(t).at(5, recent).judge(newLexicon(nil).read("The person in a red coat walks past the red van.")); len(v.wrong) > 0 {
 		t.Errorf("no box is labelled, yet it is held against the text: %v", v.wrong)
 	}
+	bare := scene(t, []cast{{kind: "dog", color: "black", state: "moving", box: []float64{400, 0, 440, 40}}, {kind: "van", color: "red", state: "stopped", box: []float64{300, 0, 380, 40}}})
+	if v := bare.at(3, recent).judge(newLexicon(nil).read("The dog runs towards the red van.")); len(v.wrong) > 0 {
+		t.Errorf("the dog's way is not labelled, yet it is held against the text: %v", v.wrong)
+	}
 	if v := c.at(3, recent).judge(newLexicon(nil).read("The person in a red coat walks past the green van.")); len(v.said) > 0 {
 		t.Errorf("a relation says where nobody is, and which way nobody goes, but earns recall of %v", v.said)
 	}
