@@ -16,7 +16,7 @@ const (
 	edge       = 0.35    // seconds around a change of state, or the end of a window
 	mustSee    = 0.65    // from this share seen on, an actor must be spoken of
 	maySee     = 0.35    // from this share on, it may be
-	ahead      = 1.0 / 3 // of the picture's width: farther apart nobody follows, or moves towards, another
+	ahead      = 1.0 / 3 // of the picture's width: farther apart nobody follows another
 	edgeOfSide = 0.025   // of the picture's width, around the lines between left, middle and right
 )
 
@@ -196,7 +196,7 @@ func (m *moment) holds(p pred, a *actorAt) (ok bool, event int) {
 			}
 		}
 		return false, -1
-	case "past", "towards", "follow":
+	case "past", "towards", "follow", "along":
 		return a.may && side() && m.relate(p, a), -1
 	}
 	if !a.may && p.action != "leave" {
@@ -217,8 +217,8 @@ func (m *moment) holds(p pred, a *actorAt) (ok bool, event int) {
 	return false, -1
 }
 
-// relate tells whether a moves past, towards or after anybody that p's noun can
-// mean. Where boxes or ways are not labelled, it is not held against anybody.
+// relate tells whether a moves past, towards, after or along with anybody that
+// p's noun can mean. Where boxes or ways are not labelled, it is not held against anybody.
 func (m *moment) relate(p pred, a *actorAt) bool {
 	e := &entity{kind: p.other.kind, color: p.other.color}
 	for _, b := range m.actors {
@@ -257,7 +257,9 @@ func (c *clip) relation(how string, a, b *actorTruth) bool {
 	case "past":
 		return !along && max(gap, past) < edgeOfSide
 	case "towards":
-		return !along && gap > -edgeOfSide && gap < ahead
+		return !along && gap > -edgeOfSide
+	case "along":
+		return along
 	}
 	return along && gap > -edgeOfSide && gap < ahead
 }

@@ -19,7 +19,7 @@ const (
 	aWith                    // with: the same, or a box
 	aCoat                    // coat
 	aVerb                    // an action
-	aTowards                 // past, towards: behind a verb that moves, somebody follows
+	aTowards                 // past, towards, the same way as: behind a verb that moves, somebody follows
 	aPasses                  // passes, approaches, follows: somebody follows
 	aAux                     // is, has
 	aTo                      // to the left
@@ -211,6 +211,7 @@ func (l *lexicon) verbs() {
 	}
 	l.add(atom{kind: aTowards, action: "past"}, "past")
 	l.add(atom{kind: aTowards, action: "towards"}, "towards", "toward")
+	l.add(atom{kind: aTowards, action: "along"}, "the same way as", "in the same direction as")
 	for _, p := range places {
 		l.forms("enter", "", "enter the "+p, "enters the "+p, "entering the "+p, "entered the "+p, "comes into the "+p, "come into the "+p, "coming into the "+p)
 		l.forms("leave", "", "leave the "+p, "leaves the "+p, "leaving the "+p, "has left the "+p, "have left the "+p)

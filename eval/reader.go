@@ -8,11 +8,11 @@ import (
 
 // pred is one thing said of somebody: a claim.
 type pred struct {
-	action string // an event kind, moving, standing, fallen, carrying, past, towards, follow; "" says only that it is there
+	action string // an event kind, moving, standing, fallen, carrying, past, towards, follow, along; "" says only that it is there
 	manner string
 	to     string // left, right
 	side   string // left, middle, right
-	other  named  // of past, towards, follow: whom
+	other  named  // of past, towards, follow, along: whom
 }
 
 // named is what a noun says.

@@ -301,7 +301,12 @@ func TestRelations(t *testing.T) {
 		{"A person in a red coat walks to the right past the green van.", 2, 0},
 		{"A person in a red coat walks to the right and approaches the person in a blue coat.", 2, 0},
 		{"A person in a red coat walks towards the person in a blue coat.", 1, 0},
+		{"The person in a red coat walks towards the white car.", 1, 0}, // far away, and coming
+		{"The person in a red coat approaches the white car.", 1, 0},
 		{"A person in a red coat follows the dog.", 1, 0},
+		{"A person in a red coat walks the same way as the dog.", 1, 0},
+		{"The dog is running in the same direction as the person in a red coat.", 1, 0},
+		{"A person in a red coat walks to the right the same way as a black dog.", 2, 0},
 		{"The person in a red coat is following a black dog.", 1, 0},
 		{"A person in a red coat walks towards the right. The person in a red coat follows the black dog.", 2, 0},
 
@@ -317,9 +322,14 @@ func TestRelations(t *testing.T) {
 		{"The person in a red coat walks towards the green van.", 1, 1},   // beside it
 		{"The person in a red coat walks towards the yellow ball.", 1, 1}, // behind
 		{"The person in a red coat walks towards the black dog.", 1, 1},   // after it
-		{"The person in a red coat walks towards the white car.", 1, 1},   // too far
+		{"The white car follows the black dog.", 1, 1},                    // the other way
 		{"The person in a red coat follows the person in a blue coat.", 1, 1},
 		{"The dog follows the person in a red coat.", 1, 1},
+		{"The dog runs the same way as the white car.", 1, 1},
+		{"The dog runs the same way as the green van.", 1, 1}, // it stands
+		{"The green van drives the same way as the dog.", 1, 1},
+		{"The person in a red coat walks the same way.", 1, 1},
+		{"The person in a blue coat stands the same way as the dog.", 1, 1},
 		{"The dog runs towards the person in a red coat.", 1, 1},
 		{"The person in a red coat walks towards the box.", 1, 1},     // carries it
 		{"The person in a red coat walks towards the bicycle.", 1, 1}, // hidden

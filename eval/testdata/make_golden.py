@@ -19,7 +19,7 @@ KEYS = ("id", "box", "visible", "state", "direction", "side", "held", "carrying"
 def clip(seed: int, split: str) -> dict:
     s = make_scene(seed, DURATION, unseen=split == "unseen", idle=split == "idle", busy=seed % 3 == 0)
     at = lambda t: truth(s, t)[0]  # noqa: E731
-    tell = Teller(s, at, seed, plain=0.0, relate=True)
+    tell = Teller(s, at, seed, plain=0.0)
     events = [dict(e, direction="" if e["actor"] < 0 else "right" if s.actors[e["actor"]].facing(e["t"] + 0.05) > 0 else "left") for e in s.events()]
     frames = []
     for i in range(int(DURATION * MODEL_FPS)):
