@@ -130,8 +130,8 @@ def run(c: Config, base: str, data_dir: str, out: str) -> None:
     differ = check(c, base, enc, temporal, data)
     unfold(enc, data)
     shutil.copyfile(os.path.join(base, "tokenizer.json"), os.path.join(out, "tokenizer.json"))
-    save(os.path.join(out, "encoder.pt"), enc=enc.state_dict(), text=text.state_dict(), step=m["scores"]["encoder_steps"], used=0.0, config=c.dict())
-    save(os.path.join(out, "talk.pt"), temporal=temporal.state_dict(), dec=dec.state_dict(), step=m["scores"]["talk_steps"], used=0.0, config=c.dict())
+    save(os.path.join(out, "encoder.pt"), enc=enc.state_dict(), text=text.state_dict(), step=m["scores"]["encoder_steps"], begun=m["scores"]["encoder_steps"], used=0.0, config=c.dict())
+    save(os.path.join(out, "talk.pt"), temporal=temporal.state_dict(), dec=dec.state_dict(), step=m["scores"]["talk_steps"], begun=m["scores"]["talk_steps"], used=0.0, config=c.dict())
     log(adopted=base, differ={k: round(v, 4) for k, v in differ.items()})
 
 

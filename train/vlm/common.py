@@ -27,17 +27,18 @@ def restore_chance(d: dict, r: random.Random) -> None:
 
 class Clock:
     """How long a stage lasts, earlier runs of it counted in; gives the share done and the learning rate. That is a number of steps, with which
-    the same comes out each time, or of minutes, whatever the machine does in them. The stage counts its steps in `step`."""
+    the same comes out each time, or of minutes, whatever the machine does in them. The stage counts its steps in `step`, from `begun` on: those
+    that an adopted bundle has learned in."""
 
-    def __init__(self, minutes: float, lr: float, used: float = 0.0, steps: int | None = None, step: int = 0):
+    def __init__(self, minutes: float, lr: float, used: float = 0.0, steps: int | None = None, step: int = 0, begun: int = 0):
         self.budget, self.lr, self.used, self.t0 = minutes * 60, lr, used, time.time()
-        self.steps, self.step = steps, step
+        self.steps, self.step, self.begun = steps, step, begun
 
     def spent(self) -> float:
         return self.used + time.time() - self.t0
 
     def share(self) -> float:
-        return min(self.step / self.steps if self.steps else self.spent() / self.budget, 1.0)
+        return min((self.step - self.begun) / self.steps if self.steps else self.spent() / self.budget, 1.0)
 
     def set_lr(self, opt, warm: float = 0.02) -> None:
         f = self.share()

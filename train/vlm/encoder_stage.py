@@ -184,8 +184,8 @@ def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, 
         if "heads" in s:  # they are not in what `adopt` read from a bundle
             heads.load_state_dict(s["heads"]), opt.load_state_dict(s["opt"])
         step, used = s["step"], s["used"]
-        lead = step + LEAD if "heads" not in s else 0
-    clock = Clock(minutes, lr, used, steps, step)
+        lead = s.get("lead", 0) if "heads" in s else step + LEAD
+    clock = Clock(minutes, lr, used, steps, step, s.get("begun", 0))
     bank = phrase_bank()
     kinds, colors = torch.tensor([b[1] for b in bank]), torch.tensor([b[2] for b in bank])
     val, data, r = Shards(val_dir), Shards(train_dir), random.Random(step + 1)
@@ -217,4 +217,4 @@ def run(c: Config, tok, train_dir: str, val_dir: str, out: str, minutes: float, 
             last = clock.spent()
             with torch.random.fork_rng():  # it comes when the clock says so
                 log(eval="val", **evaluate(val, enc, heads, text, vb, 256))
-            save(ck, enc=enc.state_dict(), heads=heads.state_dict(), text=text.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), chance=chance(r), config=c.dict())
+            save(ck, enc=enc.state_dict(), heads=heads.state_dict(), text=text.state_dict(), opt=opt.state_dict(), step=step, begun=clock.begun, lead=lead, used=clock.spent(), chance=chance(r), config=c.dict())

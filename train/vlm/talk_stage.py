@@ -439,10 +439,10 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
         if "heads" in s:  # they are not in what `adopt` read from a bundle
             heads.load_state_dict(s["heads"]), opt.load_state_dict(s["opt"])
         step, used = s["step"], s["used"]
-        lead = step + LEAD if "heads" not in s else 0
+        lead = s.get("lead", 0) if "heads" in s else step + LEAD
     enc = cache.load_encoder(c, out)
     val, train = Clips(c, data_dir, out, "val", *enc), Clips(c, data_dir, out, "train", *enc, mirror=mirror)
-    clock, r, pk, unasked = Clock(minutes, lr, used, steps, step), random.Random(step + 7), Packer(c, tok), Unasked(tok, c.vocab)
+    clock, r, pk, unasked = Clock(minutes, lr, used, steps, step, s.get("begun", 0)), random.Random(step + 7), Packer(c, tok), Unasked(tok, c.vocab)
     params = [p for m in (temporal, dec, heads) for p in m.parameters()]
     last, avg = clock.spent(), {}
     if s.get("chance"):
@@ -482,6 +482,6 @@ def run(c: Config, tok, data_dir: str, out: str, minutes: float, mirror: bool = 
             log(step=step, share=clock.share(), views=len(train.tok), **avg)
         if clock.spent() - last > 540 or clock.share() >= 1:
             last = clock.spent()
-            save(ck, temporal=temporal.state_dict(), dec=dec.state_dict(), heads=heads.state_dict(), opt=opt.state_dict(), step=step, used=clock.spent(), chance=chance(r), config=c.dict())
+            save(ck, temporal=temporal.state_dict(), dec=dec.state_dict(), heads=heads.state_dict(), opt=opt.state_dict(), step=step, begun=clock.begun, lead=lead, used=clock.spent(), chance=chance(r), config=c.dict())
             with torch.random.fork_rng():  # it comes when the clock says so
                 log(eval="val", **evaluate(c, pk, val, temporal, dec, heads, 24 if clock.share() < 1 else 120, words))

@@ -145,6 +145,7 @@ class CommonTest(unittest.TestCase):
         c.step = 4
         self.assertEqual(c.share(), 1)
         self.assertEqual(Clock(1e-9, 1.0).share(), 1)
+        self.assertEqual(Clock(1e-9, 1.0, steps=4, step=101, begun=100).share(), 0.25)  # what was adopted does not count
 
 
 if __name__ == "__main__":
