@@ -7,8 +7,7 @@ from collections import Counter
 SAME = [(r"^enters from", "comes in from"), (r"^has left to", "leaves to"), (r"^stops$", "has stopped"), (r"^moves off to", "starts to move to"),
         (r"^has turned back to the (\w+)", r"turns back \1"), (r"^turns back and \w+ to the (\w+)", r"turns back \1"), (r"^puts a box down", "drops a box"), (r"^takes up", "picks up"),
         (r"^has fallen", "falls"), (r"^stands up again", "gets up"), (r"^(walks|is walking|drives|is driving|rides|is riding|runs|is running|rolls|is rolling)", "moves"),
-        (r" and carries a box", " with a box"), (r"^is lying", "lies"), (r"^stands (on|in)", r"is \1"), (r"^(passes|moves past)", "is past"),
-        (r"^(approaches|moves towards)", "is towards"), (r"^is following", "follows")]
+        (r" and carries a box", " with a box"), (r"^is lying", "lies"), (r"^stands (on|in)", r"is \1"), (r"^approaches", "moves towards")]
 NOUN = re.compile(r"^(?:A|An|The) (person in an? \w+ coat|crate of \w+|box|\w+ \w+) (.*)$")
 
 

@@ -142,7 +142,9 @@ class Packer:
 
     def points(self, tell: Teller, t: float, answer: list[int]) -> list[int]:
         """For each token of a description, the visual token of the actor that its sentence is about; -100 where none is."""
-        cells, k, out = [targets.cell((a["box"][0] + a["box"][2]) / 2, (a["box"][1] + a["box"][3]) / 2) for a in tell.order(t)], 0, []
+        r = tell.relation(t)
+        about = tell.order(t) + ([r[0]] if r else [])
+        cells, k, out = [targets.cell((a["box"][0] + a["box"][2]) / 2, (a["box"][1] + a["box"][3]) / 2) for a in about], 0, []
         for i in answer:
             out.append(cells[k] if k < len(cells) else -100)
             k += i == self.stop

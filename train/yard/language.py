@@ -3,7 +3,7 @@
 What may be said, and when (the scorer holds the same rules):
 - an actor is spoken of when at least half of it is seen (scene.VISIBLE), from left to right;
 - its action is that of the last two seconds: an event (enter, stop, turn back, ...) that is younger than RECENT, else its state;
-- a description may end with how two of them stand to one another, where somebody moves and another is beside or just ahead (BESIDE);
+- a description ends with how two neighbours stand to one another, where somebody moves and the next one ahead is not beside them yet;
 - `changes` tells only events of the last second (CHANGE), and is NOTHING when there are none.
 """
 from __future__ import annotations
@@ -15,7 +15,6 @@ from .scene import CRATES, PAINT, VISIBLE, Scene
 
 NOTHING, CANNOT_TELL = "<|nothing|>", "<|cannot_tell|>"
 RECENT, CHANGE = 2.0, 1.0
-BESIDE = 80.0  # pixels of the camera's picture between two boxes
 NUMBER = ["none", "one", "two", "three", "four", "five", "six"]
 PLURAL = {"person": "people", "box": "boxes", "crate of apples": "crates of apples", "crate of bananas": "crates of bananas",
           "crate of oranges": "crates of oranges"}
@@ -46,11 +45,10 @@ def cap(s: str) -> str:
 
 
 class Teller:
-    """Speaks of one scene. `truth_at(t)` gives the actors of scene.truth. With `relate`, descriptions end with a relation: the shipped
-    decoder is trained without (train/README.md, "Learned on the way")."""
+    """Speaks of one scene. `truth_at(t)` gives the actors of scene.truth."""
 
-    def __init__(self, scene: Scene, truth_at, seed: int, plain: float = 0.75, relate: bool = False):
-        self.s, self.truth_at, self.r, self.plain, self.relate = scene, truth_at, random.Random(seed), plain, relate
+    def __init__(self, scene: Scene, truth_at, seed: int, plain: float = 0.75):
+        self.s, self.truth_at, self.r, self.plain = scene, truth_at, random.Random(seed), plain
         self.events = scene.events()
 
     def seen(self, t: float) -> list[dict]:
@@ -97,28 +95,27 @@ class Teller:
         return sorted(self.seen(t), key=lambda a: a["box"][0] + a["box"][2])
 
     def relation(self, t: float) -> tuple[dict, str, dict] | None:
-        """Who moves past, towards or after whom: (actor, "past" | "towards" | "follow", other), the nearest two. None where nobody does,
-        or where what they are called would not say which two are meant."""
-        seen, near = self.seen(t), []
-        for a in seen:
+        """Who moves towards the next one ahead, or the same way: (actor, "towards" | "along", other), the first from the left. It follows from
+        whom a description names in which order, and which way they go: a small decoder does not know how far apart two are. None where nobody
+        does, or where what they are called would not say which two are meant."""
+        order = self.order(t)
+        for i, a in enumerate(order):
             if a["state"] != "moving" or not a["direction"]:
                 continue
-            for b in seen:
-                if b is a or any(noun(x) == noun(y) for x in (a, b) for y in seen if y is not x):
-                    continue
-                ahead = b["box"][0] - a["box"][2] if a["direction"] == "right" else a["box"][0] - b["box"][2]  # below 0: beside, or behind
-                behind = a["box"][0] - b["box"][2] if a["direction"] == "right" else b["box"][0] - a["box"][2]
-                along = b["direction"] == a["direction"]
-                if 0 <= ahead < BESIDE:
-                    near.append((ahead, a["id"], b["id"], a, "follow" if along else "towards", b))
-                elif max(ahead, behind) < 0 and not along:
-                    near.append((0.0, a["id"], b["id"], a, "past", b))
-        return min(near)[3:] if near else None
+            right = a["direction"] == "right"
+            k = i + 1 if right else i - 1
+            if not 0 <= k < len(order):
+                continue
+            b = order[k]
+            gap = b["box"][0] - a["box"][2] if right else a["box"][0] - b["box"][2]
+            if gap < 0 or sum(noun(x) in (noun(a), noun(b)) for x in order) != 2:
+                continue
+            return a, "along" if b["state"] == "moving" and b["direction"] == a["direction"] else "towards", b
+        return None
 
     def relation_clause(self, a: dict, how: str) -> str:
-        if how == "follow":
-            return self.pick(["follows", "is following"])
-        return self.pick([f"{v} {how}" for v in MOVES[a["kind"]]] + [{"past": "passes", "towards": "approaches"}[how]])
+        moves = MOVES[a["kind"]]
+        return self.pick([f"{v} the same way as" for v in moves] if how == "along" else [*(f"{v} towards" for v in moves), "approaches"])
 
     def describe(self, t: float) -> str:
         out = []
@@ -127,7 +124,7 @@ class Teller:
             if e and e["kind"] in ("leave",):
                 e = None
             out.append(f"{cap(the(a, True))} {self.event_clause(a, e, t) if e else self.state_clause(a, t)}.")
-        if self.relate and (r := self.relation(t)):
+        if r := self.relation(t):
             a, how, b = r
             out.append(f"{cap(the(a, False))} {self.relation_clause(a, how)} {the(b, False)}.")
         return " ".join(out) or self.pick(["The yard is empty.", "Nobody is there.", "There is nothing in the yard."])
