@@ -396,6 +396,32 @@ func TestBrowserHeals(t *testing.T) {
 	}
 }
 
+// What changes in the timeline moves to where its newest time belongs.
+func TestBrowserTimelineIsInOrder(t *testing.T) {
+	h := newHouse(t, web.Config{})
+	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
+	b := browser.Open(t, h.url, browser.Options{})
+	b.Until("the video plays", live)
+	alert := func(revision int, phase event.Phase) {
+		h.Say(&event.Event{Type: event.TypeAlert, Data: event.Data{Stream: "yard", EventID: "box", Revision: revision, Phase: phase, Text: "A box was left.", Prompt: &event.Prompt{ID: "box", Text: "is a box left?"}}})
+	}
+	alert(0, event.Start)
+	say(h.backend, "yard", "A dog runs.")
+	b.Until("both", `document.querySelectorAll('#events .event').length === 2`)
+	b.Run(browser.Do(`document.querySelector('#events .event[data-kind=alert]').focus()`))
+	alert(1, event.End)
+	b.Until("it is over, newest, and keeps the focus", `document.querySelector('#events .event').textContent.includes('ended') && document.activeElement === document.querySelector('#events .event')`)
+	for range 2 { // as events come, and as the list is drawn anew
+		if got := browser.Eval[[]string](b, `[...document.querySelectorAll('#events .event')].map(e => e.querySelector('p:last-child').textContent)`); fmt.Sprint(got) != "[A box was left. A dog runs.]" {
+			t.Errorf("events %v", got)
+		}
+		if got := browser.Eval[string](b, `document.querySelector('#events time').textContent`); !strings.Contains(got, " – ") {
+			t.Errorf("from when to when: %q", got)
+		}
+		b.Run(browser.Do(`document.querySelector('#filters [data-show=all]').click()`))
+	}
+}
+
 // TestBrowserAmongManyViewers watches while twenty others do and one of them
 // stands still.
 func TestBrowserAmongManyViewers(t *testing.T) {

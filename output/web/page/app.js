@@ -292,8 +292,8 @@ function onEvent(ev) {
   const fresh = Date.now() + app.link.offset - Date.parse(ev.time) < 15000;
   const old = app.lives.get(d.event_id);
   if (old && d.revision < old.data.revision) return;
-  if (!old) app.lives.set(d.event_id, ev);
-  else app.lives.set(d.event_id, { ...ev, begun: old.begun ?? old.time, data: { ...d, text: d.text || old.data.text, evidence: d.evidence ?? old.data.evidence } });
+  app.lives.delete(d.event_id); // what changes is news: its place is that of its newest time
+  app.lives.set(d.event_id, old ? { ...ev, begun: old.begun ?? old.time, data: { ...d, text: d.text || old.data.text, evidence: d.evidence ?? old.data.evidence } } : ev);
   forget(d.stream);
   drawEvent(app.lives.get(d.event_id), fresh);
 
@@ -362,7 +362,7 @@ function card(ev) {
   const b = h('button', { type: 'button', className: 'event', onclick: () => openFrame(ev) },
     img ?? none(),
     h('div', {},
-      h('div', { className: 'meta' }, h('time', { dateTime: at }, clock(at)), h('span', { className: 'kind' }, kinds[kind] ?? kind),
+      h('div', { className: 'meta' }, h('time', { dateTime: at }, kind === 'alert' && d.phase === 'end' && ev.begun ? `${clock(ev.begun)} – ${clock(at)}` : clock(at)), h('span', { className: 'kind' }, kinds[kind] ?? kind),
         d.probability !== undefined ? h('span', { className: 'badge' }, sure(d.probability)) : null,
         d.abstained ? h('span', { className: 'badge' }, 'cannot tell') : null,
         d.phase === 'end' ? h('span', {}, 'ended') : null),
@@ -378,14 +378,11 @@ function drawEvent(ev, fresh) {
   const list = $('events');
   const li = card(ev);
   const old = list.querySelector(`[data-event="${CSS.escape(ev.data.event_id)}"]`)?.parentElement;
-  if (old) {
-    const focus = old.contains(document.activeElement);
-    old.replaceWith(li);
-    if (focus) li.firstChild.focus();
-  } else {
-    if (fresh) li.firstChild.classList.add('fresh');
-    list.prepend(li);
-  }
+  const focus = old?.contains(document.activeElement);
+  if (!old && fresh) li.firstChild.classList.add('fresh');
+  old?.remove();
+  list.prepend(li);
+  if (focus) li.firstChild.focus({ preventScroll: true });
   trim();
 }
 
