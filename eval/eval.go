@@ -29,6 +29,16 @@ func (m Mode) String() string {
 type Engine interface {
 	// Open starts at the beginning of the video file.
 	Open(ctx context.Context, video string, mode Mode) (Stream, error)
+	// Skills tells what a Stream may be asked for: other scores have an n of 0.
+	Skills() Skills
+}
+
+// Skills are what a model can do.
+type Skills struct {
+	Words   bool // Describe and Ask
+	Changes bool
+	Labels  bool
+	Domain  bool // knows what is unlike its training
 }
 
 // Stream is one run of an Engine through one video.

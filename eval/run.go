@@ -44,7 +44,7 @@ func Run(ctx context.Context, dir string, e Engine, opt Options) (*Report, error
 			kinds = append(kinds, a.Kind)
 		}
 	}
-	s := &scorer{lex: newLexicon(kinds), opt: opt, clips: clips, items: map[itemKey]item{}, times: map[int]timing{}}
+	s := &scorer{lex: newLexicon(kinds), opt: opt, can: e.Skills(), clips: clips, items: map[itemKey]item{}, times: map[int]timing{}}
 	s.choose()
 	var jobs []func() error
 	for i, c := range clips {
@@ -52,7 +52,7 @@ func Run(ctx context.Context, dir string, e Engine, opt Options) (*Report, error
 		if c.Split != "ood" && i%(len(clips)/timed+1) == 0 {
 			jobs = append(jobs, func() error { return s.speed(ctx, e, i, c) })
 		}
-		if c.Split != "ood" && s.has(i) {
+		if c.Split != "ood" && s.can.Words && s.has(i) {
 			for _, mode := range []Mode{Reset, Shuffled} {
 				jobs = append(jobs, func() error { return s.temporal(ctx, e, i, c, mode) })
 			}
@@ -86,6 +86,7 @@ const (
 type scorer struct {
 	lex   *lexicon
 	opt   Options
+	can   Skills
 	clips []*clip
 	items map[itemKey]item // the temporal items, chosen by the truth alone
 
@@ -242,14 +243,23 @@ func (s *scorer) normal(ctx context.Context, e Engine, i int, c *clip) error {
 		steps = append(steps, step{t: t, order: 9, do: look})
 	}
 	if c.Split != "ood" {
-		steps = append(steps, s.describes(i, c, Normal)...)
-		steps = append(steps, s.changes(i, c)...)
-		steps = append(steps, s.asks(i, c, Normal)...)
-		steps = append(steps, s.labels(i, c)...)
+		if s.can.Words {
+			steps = append(steps, s.describes(i, c, Normal)...)
+			steps = append(steps, s.asks(i, c, Normal)...)
+		}
+		if s.can.Changes {
+			steps = append(steps, s.changes(i, c)...)
+		}
+		if s.can.Labels {
+			steps = append(steps, s.labels(i, c)...)
+		}
 	}
 	flagged := false
 	if err := s.play(ctx, e, c, Normal, steps, func(_ int, _ time.Duration, ood bool) { flagged = flagged || ood }); err != nil {
 		return err
+	}
+	if !s.can.Domain {
+		return nil
 	}
 	if c.Split == "ood" {
 		s.flagged.add(i, flagged)

@@ -29,7 +29,15 @@ type speaker interface {
 type fake struct {
 	clips map[string]*clip
 	speaker
+	can  *Skills // nil: all
 	open int
+}
+
+func (f *fake) Skills() Skills {
+	if f.can != nil {
+		return *f.can
+	}
+	return Skills{Words: true, Changes: true, Labels: true, Domain: true}
 }
 
 func (f *fake) Open(_ context.Context, video string, mode Mode) (Stream, error) {
@@ -482,6 +490,29 @@ func TestRepetitionIsChatter(t *testing.T) {
 		}
 		if got := s.chatter.proportion(); got.Value != x.value || got.N != x.n {
 			t.Errorf("%T: %v of %d updates are chatter, want %v of %d", x.speaker, got.Value, got.N, x.value, x.n)
+		}
+	}
+}
+
+// What a model cannot do it is not asked for, and those scores count nothing.
+func TestRunLeavesOutWhatAModelCannotDo(t *testing.T) {
+	dir, clips := testDir(t)
+	for _, can := range []Skills{{Words: true}, {Changes: true}, {Labels: true}, {Domain: true}} {
+		r, err := Run(context.Background(), dir, &fake{clips: clips, speaker: perfect{}, can: &can}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, x := range map[string]struct {
+			s    Score
+			want bool
+		}{
+			"recall": {r.EventRecall, can.Words}, "temporal": {r.Temporal, can.Words}, "reset": {r.TemporalReset, can.Words}, "yes and no": {r.YesNoAUROC, can.Words},
+			"chatter": {r.IdleChatter, can.Changes}, "labels": {r.ZeroShotUnseen, can.Labels}, "strange": {r.OODFlagged, can.Domain}, "by mistake": {r.OODFalse, can.Domain},
+			"speed": {r.FramesPerSecond, true},
+		} {
+			if (x.s.N > 0) != x.want {
+				t.Errorf("with %+v, %s counts %d", can, name, x.s.N)
+			}
 		}
 	}
 }

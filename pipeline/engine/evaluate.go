@@ -22,6 +22,12 @@ type Evaluated struct {
 
 var _ eval.Engine = Evaluated{}
 
+// Skills are the loaded model's.
+func (v Evaluated) Skills() eval.Skills {
+	m := v.Engine.Models
+	return eval.Skills{Words: !m.Info.Silent, Changes: m.Info.Changes, Labels: m.Labeler != nil, Domain: m.Info.DomainThreshold > 0}
+}
+
 // Open starts at the beginning of the video file.
 func (v Evaluated) Open(ctx context.Context, video string, mode eval.Mode) (eval.Stream, error) {
 	c := configs.DefaultStream()

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/lookout-video/lookout/configs"
+	"github.com/lookout-video/lookout/eval"
 	"github.com/lookout-video/lookout/internal/testmodel"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/pipeline"
@@ -131,5 +134,32 @@ func TestChat(t *testing.T) {
 		return c
 	}(), slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A public model is scored by what it can do.
+func TestPublicModelsAreScored(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"unseen-0002.json", "unseen-0002.mp4"} {
+		path, err := filepath.Abs("../../testdata/yard/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(path, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, speaks := range map[string]bool{"llava-a": true, "clip-a": false} {
+		t.Run(name, func(t *testing.T) {
+			e, b, end := public(t, name, 2)
+			defer end()
+			r, err := eval.Run(t.Context(), dir, Evaluated{Engine: e, Batcher: b}, eval.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.EventRecall.N > 0 != speaks || r.ZeroShotUnseen.N > 0 == speaks || r.IdleChatter.N != 0 || r.OODFalse.N != 0 || r.FramesPerSecond.N == 0 {
+				t.Errorf("speaks: %v, scores %+v", speaks, r)
+			}
+		})
 	}
 }
