@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from yard.labels import MODEL_H, MODEL_W
 
-from . import adopt, encoder_stage, export, finish, swap_stage, talk_stage
+from . import adopt, encoder_stage, export, finish, public, swap_stage, talk_stage
 from .data import make_tokenizer
 from .model import Config, Decoder, Domain, Encoder, Temporal, TextTower
 
@@ -19,7 +19,7 @@ from .model import Config, Decoder, Domain, Encoder, Temporal, TextTower
 def main() -> None:
     cache = os.path.join(os.environ.get("LOOKOUT_CACHE", os.path.expanduser("~/.cache/lookout")))
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("stage", choices=["tokenizer", "adopt", "encoder", "untrained", "talk", "finish", "swap"])
+    ap.add_argument("stage", choices=["tokenizer", "adopt", "encoder", "untrained", "talk", "finish", "swap", "public"])
     ap.add_argument("--data", default=os.path.join(cache, "data"), help="folder with the shards: encoder/ teaches the encoder, train/ the rest, val/ checks both")
     ap.add_argument("--out", default=os.path.join(cache, "train"), help="checkpoints")
     ap.add_argument("--minutes", type=float, default=60, help="wall-clock for the stage, earlier runs of it counted in")
@@ -27,8 +27,8 @@ def main() -> None:
     ap.add_argument("--lr", type=float, help="encoder, talk: highest learning rate (default 1.5e-3 and 1.8e-3; an adopted bundle goes on well at a fifth of it)")
     ap.add_argument("--mirror", action="store_true", help="talk: train on the mirrored pictures too (twice the cache)")
     ap.add_argument("--bf16", action="store_true", help="talk: multiply in bfloat16 (nearly twice as fast on AMD's Zen 4, slower on an Intel without AMX)")
-    ap.add_argument("--to", help="folder of the bundle that `finish` or `swap` writes")
-    ap.add_argument("--base", default="../model/default", help="adopt, swap: folder of the embedded bundle")
+    ap.add_argument("--to", help="folder that `finish`, `swap` or `public` writes")
+    ap.add_argument("--base", default="../model/default", help="adopt, swap, public: folder of the embedded bundle")
     ap.add_argument("--lm", default=os.path.join(cache, "models", "local--smollm2-135m"), help="swap: folder of the language model, as `make smollm2` leaves it")
     ap.add_argument("--threads", type=int, default=os.cpu_count())
     a = ap.parse_args()
@@ -38,6 +38,9 @@ def main() -> None:
     path = os.path.join(a.out, "tokenizer.json")
     if a.stage == "adopt":
         adopt.run(c, a.base, a.data, a.out)
+        return
+    if a.stage == "public":
+        public.run(c, a.base, a.to or os.path.join(a.out, "yard-llava"))
         return
     if not os.path.exists(path):
         make_tokenizer(c.vocab, path)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import torch
 
-from vlm import adopt, export, quantize
+from vlm import adopt, export, public, quantize
 from vlm.data import make_tokenizer
 from vlm.model import Config, Decoder, Domain, Encoder, Temporal, TextTower
 from yard.labels import MODEL_H, MODEL_W
@@ -50,6 +50,22 @@ class ExportTest(unittest.TestCase):
                                           "text", "embed", "decoder"})
         for name, d in self.diff.items():
             self.assertLess(d, 2e-5, name)
+
+    def test_the_public_layout_sees_the_same(self):
+        """What a LLaVA's vision encoder gives of a picture is what the streaming graphs give of the first frame."""
+        c, to = self.c, os.path.join(self.dir.name, "llava")
+        public.run(c, self.to, to)
+        px = np.random.default_rng(1).integers(0, 255, (3, MODEL_H, MODEL_W, 3), np.uint8)
+        run = lambda path, feed, out: export.session(path).run([out], feed)[0]
+        tokens = run(os.path.join(self.to, "encoder.onnx"), {"pixels": px}, "tokens")
+        stream = dict(zip(export.streams(c)[0], [tokens, *(t.numpy() for t in export.empty(c, 3))]))
+        want = run(os.path.join(self.to, "temporal.onnx"), stream, "visual")
+        got = run(os.path.join(to, "onnx", "vision_encoder.onnx"), {"pixel_values": (px.transpose(0, 3, 1, 2) / 127.5 - 1).astype(np.float32)}, "image_features")
+        self.assertLess(np.abs(got - want).max() / np.abs(want).max(), 1e-4)
+        with open(os.path.join(to, "config.json")) as f:
+            image = json.load(f)["image_token_index"]
+        ids = np.array([[3, image]])
+        self.assertEqual(run(os.path.join(to, "onnx", "embed_tokens.onnx"), {"input_ids": ids}, "inputs_embeds").shape, (1, 2, c.width))
 
     def test_a_bundle_is_read_back(self):
         """`adopt` gives the modules that were written: what they compute is the same, also once the encoder can be trained again."""
