@@ -9,10 +9,12 @@ import (
 // model was not sure of it: a false alarm costs a listener more than news that
 // comes with the next description.
 type doubts struct {
-	least float64 // probability that a sentence must have; 0 lets all pass as it comes
-	held  string
-	log   float64 // log probability of what is held
-	n     int     // sentences left out
+	least    float64 // probability that a sentence must have; 0 lets all pass as it comes
+	relation float64 // the same of one about two that were named before; 0: as any
+	held     string
+	log      float64 // log probability of what is held
+	before   float64 // and of the sentences before it
+	n        int     // sentences left out
 }
 
 // hear takes a token, what it adds to the text and the logits that it was picked
@@ -32,11 +34,15 @@ func (d *doubts) hear(part string, id int, logits []float32) string {
 // end gives the rest, with which the text ends; in a circle it is a sentence
 // that was told already.
 func (d *doubts) end(part string, circle bool) string {
-	text := d.held + part
-	if (d.least > 0 && circle || d.log < math.Log(d.least)) && strings.TrimSpace(text) != "" {
+	text, log, least := d.held+part, d.log, d.least
+	if d.relation > 0 && strings.HasPrefix(text, " The ") { // no surer than those that named them
+		log, least = log+d.before, d.relation
+	}
+	if (d.least > 0 && circle || log < math.Log(least)) && strings.TrimSpace(text) != "" {
 		text = ""
 		d.n++
 	}
+	d.before += d.log
 	d.held, d.log = "", 0
 	return text
 }

@@ -13,24 +13,31 @@ func TestDoubts(t *testing.T) {
 		p    float64
 	}
 	two := []word{{"A", 0.9}, {" car", 0.9}, {".", 1}, {" A", 0.9}, {" van", 0.5}, {".", 1}, {" It", 0.9}, {" rains", 0.9}}
+	pair := []word{{"A", 0.9}, {" dog.", 0.9}, {" A", 0.8}, {" van.", 0.9}, {" The", 0.9}, {" dog", 1}, {" runs.", 1}} // 0.81, 0.72, 0.9: of all 0.525
 	for name, c := range map[string]struct {
-		least  float64
-		words  []word
-		want   string
-		left   int
-		circle bool
+		least    float64
+		words    []word
+		want     string
+		left     int
+		circle   bool
+		relation float64
 	}{
-		"all is told":                         {0, two, "A car.| A van.| It rains", 0, false},
-		"cut off in a circle":                 {0.4, two, "A car.| A van.", 1, true},
-		"likely enough":                       {0.4, two, "A car.| A van.| It rains", 0, false},
-		"the second is not":                   {0.5, two, "A car.| It rains", 1, false},
-		"the product counts, and the end too": {0.82, two, "", 3, false},
-		"nothing was said":                    {0.9, nil, "", 0, false},
-		"a sentence of spaces":                {0.9, []word{{" ", 0.1}}, " ", 0, false},
-		"runes that come in parts":            {0.4, []word{{"", 0.9}, {"é", 0.9}, {"?", 0.9}}, "é?", 0, false},
+		"a relation, as sure as those before": {0.3, pair, "A dog.| A van.| The dog runs.", 0, false, 0.5},
+		"it counts them in":                   {0.3, pair, "A dog.| A van.", 1, false, 0.6},
+		"and those that are left out":         {0.75, pair, "A dog.", 2, false, 0.6},
+		"it counts as any":                    {0.75, pair, "A dog.| The dog runs.", 1, false, 0},
+		"one that comes first is none":        {0.5, []word{{"The", 0.9}, {" yard is empty.", 1}}, "The yard is empty.", 0, false, 0.95},
+		"all is told":                         {0, two, "A car.| A van.| It rains", 0, false, 0},
+		"cut off in a circle":                 {0.4, two, "A car.| A van.", 1, true, 0},
+		"likely enough":                       {0.4, two, "A car.| A van.| It rains", 0, false, 0},
+		"the second is not":                   {0.5, two, "A car.| It rains", 1, false, 0},
+		"the product counts, and the end too": {0.82, two, "", 3, false, 0},
+		"nothing was said":                    {0.9, nil, "", 0, false, 0},
+		"a sentence of spaces":                {0.9, []word{{" ", 0.1}}, " ", 0, false, 0},
+		"runes that come in parts":            {0.4, []word{{"", 0.9}, {"é", 0.9}, {"?", 0.9}}, "é?", 0, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := doubts{least: c.least}
+			d := doubts{least: c.least, relation: c.relation}
 			var told []string
 			for _, w := range c.words {
 				logits := []float32{float32(math.Inf(-1)), float32(math.Log(w.p)), float32(math.Log(1 - w.p))}

@@ -119,7 +119,9 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 	next := first // the piece being made
 	var doubts doubts
 	if req.Temperature <= 0 { // what is drawn at random is unlikely at times
-		doubts.least = s.m.sure[req.Task]
+		if doubts.least = s.m.sure[req.Task]; req.Task == Describe {
+			doubts.relation = s.m.relation
+		}
 	}
 	for {
 		id, err := s.next(logits, req)

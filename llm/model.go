@@ -38,6 +38,7 @@ type Model struct {
 	ids      model.Tokens
 	yesNo    float64          // temperature
 	sure     map[Task]float64 // the probability that a sentence must have to be told
+	relation float64          // the same of one about two that a description has named
 	most     int              // new tokens, when the request does not say
 	perFrame int              // visual tokens
 	rows     int              // logits rows a run gives: 1, or 0 for one each token
@@ -54,8 +55,9 @@ type Model struct {
 func Open(b *model.Bundle, env *ort.Env) (*Model, error) {
 	m := &Model{
 		name: b.Name, dec: b.Manifest.Decoder, ids: b.Manifest.Tokens, yesNo: b.Manifest.Calibration.YesNoTemperature,
-		sure: map[Task]float64{Describe: b.Manifest.Calibration.DescribeProbability, Changes: b.Manifest.Calibration.ChangesProbability, Ask: b.Manifest.Calibration.AnswerProbability},
-		most: b.Manifest.Generation.MaxNewTokens, perFrame: b.Manifest.Temporal.TokensPerFrame,
+		sure:     map[Task]float64{Describe: b.Manifest.Calibration.DescribeProbability, Changes: b.Manifest.Calibration.ChangesProbability, Ask: b.Manifest.Calibration.AnswerProbability},
+		relation: b.Manifest.Calibration.RelationProbability,
+		most:     b.Manifest.Generation.MaxNewTokens, perFrame: b.Manifest.Temporal.TokensPerFrame,
 	}
 	if w := b.Manifest.Temporal.Width; w != m.dec.Width {
 		return nil, fmt.Errorf("%w: %s: the connector gives visual tokens of width %d, the decoder takes %d: use the connector that was trained for this decoder", ErrWidth, b.Name, w, m.dec.Width)

@@ -138,6 +138,10 @@ type Calibration struct {
 	// be told, the product of its tokens' (0 to 1). They default to 0: all is told.
 	DescribeProbability float64 `json:"describe_probability,omitempty"`
 	ChangesProbability  float64 `json:"changes_probability,omitempty"`
+	// RelationProbability is the same for a description's sentence about two that it
+	// has named ("The dog runs towards the van."), those before it counted in. It
+	// defaults to 0: as any sentence.
+	RelationProbability float64 `json:"relation_probability,omitempty"`
 	// AnswerProbability is the same for answers, other than yes and no: without it
 	// the model says that it cannot tell.
 	AnswerProbability float64 `json:"answer_probability,omitempty"`
@@ -244,7 +248,7 @@ func (m *Manifest) validate() error {
 	if !(m.Calibration.YesNoTemperature > 0) {
 		bad("calibration.yesno_temperature is %v", m.Calibration.YesNoTemperature)
 	}
-	for name, p := range map[string]float64{"describe": m.Calibration.DescribeProbability, "changes": m.Calibration.ChangesProbability, "answer": m.Calibration.AnswerProbability} {
+	for name, p := range map[string]float64{"describe": m.Calibration.DescribeProbability, "changes": m.Calibration.ChangesProbability, "relation": m.Calibration.RelationProbability, "answer": m.Calibration.AnswerProbability} {
 		if !(p >= 0 && p < 1) {
 			bad("calibration.%s_probability is %v", name, p)
 		}

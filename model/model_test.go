@@ -129,6 +129,7 @@ func TestManifestIsCheckedWhole(t *testing.T) {
 		"yesno_temperature is 0":            func(m map[string]any) { sub(m, "calibration")["yesno_temperature"] = 0 },
 		"describe_probability is 1":         func(m map[string]any) { sub(m, "calibration")["describe_probability"] = 1 },
 		"answer_probability is 2":           func(m map[string]any) { sub(m, "calibration")["answer_probability"] = 2 },
+		"relation_probability is 1.5":       func(m map[string]any) { sub(m, "calibration")["relation_probability"] = 1.5 },
 		"changes_probability is -0.5":       func(m map[string]any) { sub(m, "calibration")["changes_probability"] = -0.5 },
 		"embed.onnx is not listed":          func(m map[string]any) { delete(sub(m, "files"), "embed.onnx") },
 		`"../x" needs a plain name`: func(m map[string]any) {
