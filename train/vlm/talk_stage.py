@@ -28,7 +28,8 @@ from .model import Config, Decoder, Temporal
 GOES = torch.tensor([targets.CLAUSE[k] for k in ("enter", "leave", "start", "turn_back", "moving", "carrying")])
 PACK = 112   # text tokens that share one visual prefix
 ALONE = 0.12  # share of the time without words
-SURE = {"describe_probability": 0.3, "changes_probability": 0.6, "answer_probability": 0.7}  # what a sentence, or an answer, must have to be told
+# What a sentence, or an answer, must have to be told; of a relation the sentences before it count in: it speaks of those that they named.
+SURE = {"describe_probability": 0.3, "relation_probability": 0.4, "changes_probability": 0.6, "answer_probability": 0.7}
 LEAD = 150  # steps in which heads that begin anew learn alone
 MISHEARD = 0.2  # share of the colours told so far that are changed
 UNASK = 0.9  # share of the colours and kinds that are learned without asking for those that no picture shows together (encoder_stage.UNASKED)
@@ -365,10 +366,11 @@ def speak(c, pk: Packer, temporal, dec, visual, rows, prompt, limit=90) -> list[
     return out
 
 
-def told(said, least: float) -> list[tuple[str, str]]:
-    """Of (sentences, true text) pairs: what is left when sentences less likely than `least` are left out."""
+def told(said, least: float, relation: float = 0.0) -> list[tuple[str, str]]:
+    """Of (sentences, true text) pairs: what is left when sentences less likely than `least` are left out, and relations than `relation` (0: they count as any)."""
     text = lambda s: "" if NOTHING in s else s
-    return [(" ".join(text(s) for s, p in a if p >= least), text(b)) for a, b in said]
+    sure = lambda a, i: math.prod(p for _, p in a[: i + 1]) >= relation if relation and i and a[i][0].startswith("The ") else a[i][1] >= least
+    return [(" ".join(text(s) for i, (s, _) in enumerate(a) if sure(a, i)), text(b)) for a, b in said]
 
 
 @torch.no_grad()
@@ -415,8 +417,8 @@ def evaluate(c, pk, val: Clips, temporal, dec, heads, clips=64, words=True, show
         for a, b in told(desc, 0)[:show]:
             print("   said:", a, "\n   true:", b, flush=True)
         for least in sorted({0.0, *SURE.values()}):
-            log(sentences_from=least, **{f"{name}_{k}": v for name, said in (("describe", desc), ("changes", chg)) for k, v in reader.score(told(said, least)).items() if k in ("recall", "false")})
-        desc, chg = told(desc, SURE["describe_probability"]), told(chg, SURE["changes_probability"])
+            log(sentences_from=least, **{f"{name}_{k}": v for name, said in (("describe", desc), ("changes", chg)) for k, v in reader.score(told(said, least, least)).items() if k in ("recall", "false")})
+        desc, chg = told(desc, SURE["describe_probability"], SURE["relation_probability"]), told(chg, SURE["changes_probability"])
         out |= reader.score(desc)
         out["chg_exact"] = float(np.mean([(reader.facts(a) == reader.facts(b)) for a, b in chg]))
         out["chg_nothing"] = float(np.mean([(a == "") == (b == "") for a, b in chg]))

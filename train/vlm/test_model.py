@@ -66,6 +66,9 @@ class ToldTest(unittest.TestCase):
         self.assertEqual([a for a, _ in told(said, 0.3)], ["A red car stops. A box is on the left.", ""])
         self.assertEqual(told(said, 0.5), [("A red car stops.", "A red car stops."), ("", "")])
         self.assertEqual(reader.score(told(said, 0.3))["false"], 0.5)
+        pair = [([("A dog.", 0.8), ("A van.", 0.7), ("The dog runs.", 0.9)], "")]
+        for relation, n in ((0.0, 3), (0.5, 3), (0.6, 2)):  # of all 0.504
+            self.assertEqual(told(pair, 0.3, relation)[0][0].count("."), n)
         self.assertEqual(reader.score(told(said, 0.5)), {"recall": 1, "false": 0, "noun_recall": 1, "noun_false": 0})
 
 
