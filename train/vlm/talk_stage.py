@@ -29,7 +29,7 @@ GOES = torch.tensor([targets.CLAUSE[k] for k in ("enter", "leave", "start", "tur
 PACK = 112   # text tokens that share one visual prefix
 ALONE = 0.12  # share of the time without words
 # What a sentence, or an answer, must have to be told; of a relation the sentences before it count in: it speaks of those that they named.
-SURE = {"describe_probability": 0.3, "relation_probability": 0.4, "changes_probability": 0.6, "answer_probability": 0.7}
+SURE = {"describe_probability": 0.3, "relation_probability": 0.5, "changes_probability": 0.6, "answer_probability": 0.7}
 LEAD = 150  # steps in which heads that begin anew learn alone
 MISHEARD = 0.2  # share of the colours told so far that are changed
 UNASK = 0.9  # share of the colours and kinds that are learned without asking for those that no picture shows together (encoder_stage.UNASKED)
