@@ -309,11 +309,12 @@ func (m *moment) tells(e *entity, a *actorAt, anyColor bool) bool {
 
 // verdict is what the judge finds in one text.
 type verdict struct {
-	claims int
-	wrong  []string     // one reason for each false claim
-	told   map[int]bool // events told
-	of     []*actorAt   // of each entity: whom it was found to speak of
-	said   map[int]bool // actors recalled
+	claims  int
+	wrong   []string     // one reason for each false claim
+	related []bool       // of each claim that relates two: whether it is true
+	told    map[int]bool // events told
+	of      []*actorAt   // of each entity: whom it was found to speak of
+	said    map[int]bool // actors recalled
 }
 
 // pair finds for each entity the actor it speaks of: the assignment with the
@@ -363,19 +364,21 @@ func (m *moment) judge(r *reading) *verdict {
 		a, counted := v.of[i], e.group == nil || m.counted(r, e)
 		for _, p := range e.preds {
 			v.claims++
+			before := len(v.wrong)
 			switch {
 			case a == nil:
 				wrong("%s: there is none, or not so many", e.say(p))
-				continue
 			case !counted:
 				wrong("%s: not %d of them", e.say(p), e.group.n)
-				continue
+			default:
+				if ok, event := m.holds(p, a); !ok {
+					wrong("%s: not so", e.say(p))
+				} else if event >= 0 {
+					v.told[event] = true
+				}
 			}
-			ok, event := m.holds(p, a)
-			if !ok {
-				wrong("%s: not so", e.say(p))
-			} else if event >= 0 {
-				v.told[event] = true
+			if p.other.kind != "" {
+				v.related = append(v.related, len(v.wrong) == before)
 			}
 		}
 		if a != nil && counted && a.must && m.tells(e, a, false) {

@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -345,6 +346,9 @@ func TestRelations(t *testing.T) {
 		if v.claims != x.claims || len(v.wrong) != x.wrong {
 			t.Errorf("%q: %d of %d claims false (%s), want %d of %d", x.text, len(v.wrong), v.claims, strings.Join(v.wrong, "; "), x.wrong, x.claims)
 		}
+	}
+	if v := c.at(3, recent).judge(newLexicon(nil).read("A dog runs to the right. The dog passes the ball. A person in a red coat walks towards the white car.")); fmt.Sprint(v.related) != "[false true]" {
+		t.Errorf("of two claims that relate two the second is true: %v", v.related)
 	}
 	if v := yard(t).at(5, recent).judge(newLexicon(nil).read("The person in a red coat walks past the red van.")); len(v.wrong) > 0 {
 		t.Errorf("no box is labelled, yet it is held against the text: %v", v.wrong)

@@ -132,6 +132,9 @@ func (s *scorer) report() *Report {
 	r.FramesPerSecond, r.DescriptionMsP50 = speedScores(s.times)
 	for i, name := range []string{"descriptions", "changes", "answers to open questions"} {
 		r.details = append(r.details, detail{"false claims in " + name, s.wrongIn[i].proportion()})
+		if i == 0 {
+			r.details = append(r.details, detail{"  of which relate two", s.related.proportion()})
+		}
 	}
 	for _, mode := range []Mode{Normal, Reset, Shuffled} {
 		for _, it := range []item{itemWay, itemStop, itemBox} {

@@ -92,6 +92,7 @@ type scorer struct {
 
 	recall, wrong, chatter       tally
 	wrongIn                      [3]tally // descriptions, changes, answers
+	related                      tally    // of the first: those that relate two
 	time                         [3]tally // by Mode
 	timeOf                       [3]map[item]*tally
 	zero, flagged, mistaken      tally
@@ -336,6 +337,9 @@ func (s *scorer) describes(i int, c *clip, mode Mode) (steps []step) {
 			v := m.judge(r)
 			s.unreadable += len(r.bad)
 			s.count(0, i, v)
+			for _, right := range v.related {
+				s.related.add(i, !right)
+			}
 			for _, why := range v.wrong {
 				s.opt.Log("%s at %.2f s: false: %s; said %q", c.Video, t, why, text)
 			}
