@@ -22,6 +22,7 @@ type calm struct {
 	still    atomic.Bool // what Calm was told last
 	checking atomic.Bool // the newest picture was decoded only to check
 	missed   atomic.Bool // and was new
+	moved    atomic.Bool // the newest picture was new: what is usual is to be learned anew
 
 	pix    []byte // of the picture that stands, when there is one
 	w, h   int
@@ -30,7 +31,8 @@ type calm struct {
 	n      int              // of them in use
 	held   bool             // the packet just read was kept
 	at     int64            // its timestamp
-	usual  int              // bytes of the largest packets of late
+	usual  int              // bytes of the largest packet decoded while the scene stood still
+	learnt int              // packets that this is of
 	key    int              // bytes of the last key frame
 	keyAt  time.Duration
 	every  time.Duration // between the last two key frames
@@ -42,6 +44,7 @@ type calm struct {
 const (
 	checkEvery = 5 * time.Second // of media time, at the next key frame
 	mostKept   = 512             // packets
+	toLearn    = 12              // packets before the sizes tell anything
 	firstDoubt = time.Minute
 	mostDoubt  = time.Hour
 )
@@ -52,8 +55,11 @@ const (
 // their packets, are the same. A change that the sizes do not tell is seen up to
 // five seconds and a key frame's interval late, the first time.
 func (r *Reader) Calm(still bool) {
-	if !still && r.calm.checking.Load() {
-		r.calm.missed.Store(true)
+	if !still {
+		if r.calm.checking.Load() {
+			r.calm.missed.Store(true)
+		}
+		r.calm.moved.Store(true)
 	}
 	r.calm.still.Store(still)
 }
@@ -68,14 +74,18 @@ func (r *Reader) keeps(at time.Duration) bool {
 		c.doubt = min(max(2*c.doubt, firstDoubt), mostDoubt)
 		c.until = at + c.doubt
 	}
-	usual, same := c.usual, 10*max(size-c.key, c.key-size) < c.key
+	if c.moved.Swap(false) {
+		c.usual, c.learnt = 0, 0
+	}
+	same := 10*max(size-c.key, c.key-size) < c.key
 	if key {
 		c.every, c.keyAt, c.key = at-c.keyAt, at, size
-	} else {
-		c.usual = max(size, c.usual-c.usual/16)
 	}
 	switch {
-	case !c.ready, !c.still.Load(), at < c.until, r.pkt.Pts() == astiav.NoPtsValue:
+	case !c.still.Load():
+		return false
+	case !c.ready, c.learnt < toLearn, at < c.until, r.pkt.Pts() == astiav.NoPtsValue:
+		c.learn(size, key)
 		return false
 	case c.every < 400*time.Millisecond || c.every > checkEvery: // nearly all of its pictures are key frames, or checks would be too rare
 		return false
@@ -84,9 +94,14 @@ func (r *Reader) keeps(at time.Duration) bool {
 		r.forget() // it needs none of those before it
 	}
 	due := key && at-c.seenAt >= checkEvery
-	told := key && !same || !key && size > usual+usual/2+64 || at-c.seenAt > 2*checkEvery || c.n == mostKept
+	// Packets that stay undecoded do not make themselves usual: who comes in slowly makes each a little larger than the last.
+	told := key && !same || !key && size > c.usual+c.usual/2+64 || at-c.seenAt > 2*checkEvery || c.n == mostKept
 	if !due && !told {
 		return true
+	}
+	c.learn(size, key) // if nothing is new after all
+	if due {
+		c.usual -= c.usual / 4 // what was large once is not for ever
 	}
 	// The picture that stands does so no more, until a new one has been given.
 	c.ready = false
@@ -95,6 +110,14 @@ func (r *Reader) keeps(at time.Duration) bool {
 		c.still.Store(false)
 	}
 	return false
+}
+
+// learn takes the size of a packet that is decoded while the scene stands still.
+func (c *calm) learn(size int, key bool) {
+	if !key {
+		c.usual = max(c.usual, size)
+		c.learnt++
+	}
 }
 
 // keep puts the packet just read aside.
@@ -152,7 +175,7 @@ func (r *Reader) resetCalm() {
 	c := &r.calm
 	c.still.Store(false)
 	c.checking.Store(false)
-	c.ready, c.held, c.usual, c.key, c.keyAt, c.every = false, false, 0, 0, 0, 0
+	c.ready, c.held, c.usual, c.learnt, c.key, c.keyAt, c.every = false, false, 0, 0, 0, 0, 0
 }
 
 func (c *calm) close() {

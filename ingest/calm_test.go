@@ -112,3 +112,40 @@ func TestCalmNeedsOnePictureAPacket(t *testing.T) {
 		}
 	}
 }
+
+// TestCalmSeesWhoComesInSlowly: a ball that rolls into the picture makes each
+// packet only a little larger than the last.
+func TestCalmSeesWhoComesInSlowly(t *testing.T) {
+	cfg := Config{URL: "../assets/demo.mp4"}
+	as, calm := open(t, cfg), open(t, cfg)
+	var want, got, stood media.Frame
+	held := 0 // frames that show nothing new
+	var late, longest time.Duration
+	for {
+		err := as.ReadFrame(t.Context(), &want)
+		if again := calm.ReadFrame(t.Context(), &got); !errors.Is(again, err) {
+			t.Fatalf("got %v, want %v", again, err)
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if apart(&got, &want) <= 12 {
+			late = got.At.Media
+		}
+		longest = max(longest, got.At.Media-late)
+		if len(stood.Pix) > 0 && apart(&got, &stood) <= 6 {
+			held++
+		} else {
+			held = 0
+		}
+		stood.Reset(got.Width, got.Height)
+		copy(stood.Pix, got.Pix)
+		calm.Calm(held > 4)
+	}
+	if s := calm.Stats(); longest > 500*time.Millisecond || s.Undecoded < 20 {
+		t.Errorf("for %v what is there was not shown; %+v", longest, s)
+	}
+}
