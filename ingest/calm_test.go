@@ -25,6 +25,19 @@ func apart(a, b *media.Frame) (most int) {
 	return most
 }
 
+// both reads the next frame of either; it tells whether there was one.
+func both(t *testing.T, as *Reader, want *media.Frame, calm *Reader, got *media.Frame) bool {
+	t.Helper()
+	err := as.ReadFrame(t.Context(), want)
+	if again := calm.ReadFrame(t.Context(), got); !errors.Is(again, err) {
+		t.Fatalf("got %v, want %v", again, err)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
 // TestCalm reads a scene that stands still until something crosses it, once as
 // it is and once telling that it is still: what is given is the same.
 func TestCalm(t *testing.T) {
@@ -40,17 +53,7 @@ func readCalm(t *testing.T, threads int) {
 	calm := open(t, cfg)
 	var want, got, stood media.Frame
 	frames, moved := 0, time.Duration(0)
-	for {
-		err := as.ReadFrame(t.Context(), &want)
-		if again := calm.ReadFrame(t.Context(), &got); !errors.Is(again, err) {
-			t.Fatalf("got %v, want %v", again, err)
-		}
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	for both(t, as, &want, calm, &got) {
 		if got.At.Media != want.At.Media || got.Seq != want.Seq || got.Width != want.Width {
 			t.Fatalf("frame %d at %v is %dx%d, want %d at %v", got.Seq, got.At.Media, got.Width, got.Height, want.Seq, want.At.Media)
 		}
@@ -121,17 +124,7 @@ func TestCalmSeesWhoComesInSlowly(t *testing.T) {
 	var want, got, stood media.Frame
 	held := 0 // frames that show nothing new
 	var late, longest time.Duration
-	for {
-		err := as.ReadFrame(t.Context(), &want)
-		if again := calm.ReadFrame(t.Context(), &got); !errors.Is(again, err) {
-			t.Fatalf("got %v, want %v", again, err)
-		}
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+	for both(t, as, &want, calm, &got) {
 		if apart(&got, &want) <= 12 {
 			late = got.At.Media
 		}

@@ -29,9 +29,7 @@ class See(nn.Module):
         self.enc, self.temporal = enc, temporal
 
     def forward(self, pixel_values):
-        planes = (pixel_values * 127.5 + 127.5) * (1 / 58.0) - 2.0  # as Encoder.planes makes them of bytes
-        stem = self.enc.stem(planes).flatten(2).transpose(1, 2)
-        x = self.enc.body(stem)
+        x = self.enc((pixel_values * 127.5 + 127.5).permute(0, 2, 3, 1))
         for b in self.temporal.blocks:
             _, _, own = b.t.qkv(b.nt(x)).chunk(3, -1)  # a frame without a past attends to itself alone
             x = b.within(x + b.t.out(own))
