@@ -422,6 +422,30 @@ func TestBrowserTimelineIsInOrder(t *testing.T) {
 	}
 }
 
+// What a search found stays as it is while the stream goes on.
+func TestBrowserSearches(t *testing.T) {
+	h := newHouse(t, web.Config{})
+	h.play(t, "yard", fake.LoadH264, "../webrtc/testdata/yard.h264", nil)
+	b := browser.Open(t, h.url, browser.Options{})
+	b.Until("the video plays", live)
+	say(h.backend, "yard", "A dog runs.")
+	say(h.backend, "yard", "A red van stops.")
+	shown := `[...document.querySelectorAll('#events .event')].map(e => e.querySelector('p:last-child').textContent).join(' ')`
+	b.Until("both", shown+` === 'A red van stops. A dog runs.'`)
+	h.mu.Lock()
+	h.past = []*event.Event{{ID: "1", Time: time.Now(), Type: event.TypeDescription, Data: event.Data{Stream: "yard", EventID: "dog", Text: "A dog runs."}}}
+	h.mu.Unlock()
+	b.Run(browser.Do(`document.getElementById('query').value = 'dog'; document.getElementById('search').requestSubmit()`))
+	b.Until("what was found", shown+` === 'A dog runs.'`)
+	say(h.backend, "yard", "The van leaves.")
+	b.Until("the event is there", `lookout.lives.size === 3`)
+	if got := browser.Eval[string](b, shown); got != "A dog runs." {
+		t.Errorf("found: %s", got)
+	}
+	b.Run(browser.Do(`const q = document.getElementById('query'); q.value = ''; q.dispatchEvent(new Event('input'))`))
+	b.Until("the timeline again", shown+` === 'The van leaves. A red van stops. A dog runs.'`)
+}
+
 // TestBrowserAmongManyViewers watches while twenty others do and one of them
 // stands still.
 func TestBrowserAmongManyViewers(t *testing.T) {

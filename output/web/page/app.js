@@ -340,7 +340,7 @@ function forget(stream) {
 function onLost(m) {
   if (m.pictures) app.missed = { stream: m.stream, n: (app.missed?.stream === m.stream ? app.missed.n : 0) + m.pictures, at: Date.now() };
   const n = m.events ?? m.deltas;
-  if (!m.events) return;
+  if (!m.events || app.found) return;
   const li = h('li', {}, h('div', { className: 'event', 'data-kind': 'lost' }, `${n} event${n === 1 ? '' : 's'} missed: ${m.reason === 'history' ? 'too long ago' : 'this connection was too slow'}`));
   $('events').prepend(li);
   trim();
@@ -374,7 +374,7 @@ function card(ev) {
 }
 
 function drawEvent(ev, fresh) {
-  if (!visible(ev)) return;
+  if (app.found || !visible(ev)) return; // what a search found stands until it is over
   const list = $('events');
   const li = card(ev);
   const old = list.querySelector(`[data-event="${CSS.escape(ev.data.event_id)}"]`)?.parentElement;
