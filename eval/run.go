@@ -15,9 +15,21 @@ type Options struct {
 	// Log gets a line for each false claim, each actor missed and each wrong
 	// answer. It defaults to none.
 	Log func(format string, args ...any)
+	// Said gets what is said: descriptions and answers, each at its moment of a
+	// clip that runs as it is. It defaults to none.
+	Said func(Said)
 	// Progress is told after each clip how many of all runs are done.
 	// It defaults to none.
 	Progress func(done, total int)
+}
+
+// Said is a description, which has no question, or an answer.
+type Said struct {
+	Video    string   `json:"video"`
+	T        float64  `json:"t"` // seconds
+	Question string   `json:"question,omitempty"`
+	Text     string   `json:"text"`
+	Yes      *float64 `json:"yes,omitempty"` // its probability
 }
 
 // slack is how far behind a moment a frame's time stamp may be rounded.
@@ -30,6 +42,9 @@ const slack = 10 * time.Millisecond
 func Run(ctx context.Context, dir string, e Engine, opt Options) (*Report, error) {
 	if opt.Log == nil {
 		opt.Log = func(string, ...any) {}
+	}
+	if opt.Said == nil {
+		opt.Said = func(Said) {}
 	}
 	if opt.Progress == nil {
 		opt.Progress = func(int, int) {}
@@ -334,6 +349,7 @@ func (s *scorer) describes(i int, c *clip, mode Mode) (steps []step) {
 			if mode != Normal {
 				return nil
 			}
+			s.opt.Said(Said{Video: c.Video, T: t, Text: text})
 			v := m.judge(r)
 			s.unreadable += len(r.bad)
 			s.count(0, i, v)
@@ -469,6 +485,11 @@ func (s *scorer) asks(i int, c *clip, mode Mode) (steps []step) {
 			if mode != Normal {
 				return nil
 			}
+			said := Said{Video: c.Video, T: q.T, Question: q.Q, Text: a.Text}
+			if a.HasYes {
+				said.Yes = &a.YesProb
+			}
+			s.opt.Said(said)
 			if !isYesNo {
 				s.open.add(i, right)
 				if silent {

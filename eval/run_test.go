@@ -303,11 +303,18 @@ func run(t *testing.T, sp speaker) *Report {
 	t.Helper()
 	dir, clips := testDir(t)
 	f := &fake{clips: clips, speaker: sp}
-	var lines, ended int
+	var lines, ended, descriptions, answers int
 	r, err := Run(context.Background(), dir, f, Options{
 		Log: func(format string, args ...any) {
 			if lines++; lines <= 12 {
 				t.Logf(format, args...)
+			}
+		},
+		Said: func(s Said) {
+			if s.Question == "" {
+				descriptions++
+			} else {
+				answers++
 			}
 		},
 		Progress: func(done, total int) {
@@ -318,6 +325,9 @@ func run(t *testing.T, sp speaker) *Report {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if descriptions == 0 || answers == 0 {
+		t.Errorf("%d descriptions and %d answers were told", descriptions, answers)
 	}
 	if f.open != 0 || ended != 1 {
 		t.Fatalf("%d streams left open, progress ended %d times", f.open, ended)

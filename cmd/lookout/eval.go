@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 func evalCommand(g *global) *cobra.Command {
 	var asJSON, withLog bool
+	var said string
 	c := &cobra.Command{
 		Use:   "eval DIR",
 		Short: "Scores what is said of labelled clips against what happens in them",
@@ -23,7 +25,8 @@ func evalCommand(g *global) *cobra.Command {
 model through the shipped pipeline, from encoded video. docs/eval.md says what
 each score means, and how to label clips of your own.`,
 		Example: `  lookout eval testdata/yard
-  lookout eval testdata/yard --json`,
+  lookout eval testdata/yard --json
+  lookout eval testdata/yard --said a.jsonl     to compare, with diff, what another model says`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withEngine(cmd.Context(), g, func(ctx context.Context, e *engine.Engine, b *pipeline.Batcher, _ *slog.Logger) error {
@@ -39,8 +42,18 @@ each score means, and how to label clips of your own.`,
 				if withLog {
 					opt.Log = func(format string, a ...any) { fmt.Fprintf(os.Stderr, format+"\n", a...) }
 				}
+				var failed error
+				if said != "" {
+					f, err := os.Create(said)
+					if err != nil {
+						return err
+					}
+					defer f.Close()
+					enc := json.NewEncoder(f)
+					opt.Said = func(s eval.Said) { failed = errors.Join(failed, enc.Encode(s)) }
+				}
 				report, err := eval.Run(ctx, args[0], engine.Evaluated{Engine: e, Batcher: b}, opt)
-				if err != nil {
+				if err = errors.Join(err, failed); err != nil {
 					return err
 				}
 				if asJSON {
@@ -54,5 +67,6 @@ each score means, and how to label clips of your own.`,
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object")
 	c.Flags().BoolVar(&withLog, "log", false, "also each false claim, each actor missed and each wrong answer, on standard error")
+	c.Flags().StringVar(&said, "said", "", "also each description and answer, as a JSON object a line, into this `file`")
 	return c
 }
