@@ -126,10 +126,10 @@ type Thrifty interface {
 	Reduced() VisualTokens
 }
 
-// VisualTokens counts the visual tokens of a stream whose session leaves some
-// out: those that were read, those left out because one as alike stands for
-// their place already, and those joined with another of their frame.
-type VisualTokens struct{ Read, Reused, Merged uint64 }
+// VisualTokens counts the visual tokens of the frames before the newest, in a
+// stream whose session leaves some out: those that stay in the window, and those
+// that the next frame's stand for.
+type VisualTokens struct{ Kept, Merged uint64 }
 
 // Labeler gives zero-shot labels from an image embedding.
 type Labeler interface {

@@ -277,63 +277,91 @@ func newRope(t text, headDim int) (*rope, error) {
 	return r, nil
 }
 
-// back turns keys by n places towards the beginning.
-func (r *rope) back(keys []float32, n int) {
-	half := len(r.angle)
-	for i, a := range r.angle {
+// turn is the cosines and sines that turn keys by n places towards the beginning.
+func (r *rope) turn(n int) []float32 {
+	t := make([]float32, 0, 2*len(r.angle))
+	for _, a := range r.angle {
 		sin, cos := math.Sincos(-a * float64(n))
-		s, c := float32(sin), float32(cos)
-		for k := i; k < len(keys); k += 2 * half {
-			x, y := keys[k], keys[k+half]
-			keys[k], keys[k+half] = x*c-y*s, y*c+x*s
+		t = append(t, float32(cos), float32(sin))
+	}
+	return t
+}
+
+// turned turns keys.
+func turned(keys, turn []float32) {
+	half := len(turn) / 2
+	for ; len(keys) > 0; keys = keys[2*half:] {
+		for i := range half {
+			x, y, c, s := keys[i], keys[i+half], turn[2*i], turn[2*i+1]
+			keys[i], keys[i+half] = x*c-y*s, y*c+x*s
 		}
 	}
 }
 
-// forget takes n positions from the middle of the cache; what is behind moves
+// forget takes positions, in order, out of the cache; what is behind each moves
 // down and its keys are turned to their new places.
-func (d *decoder) forget(from, n int, r *rope) {
+func (d *decoder) forget(gone []int, r *rope) {
 	size, to := d.g.headDim, 1-d.cur
 	if d.fixed {
 		to = d.cur
 	} else {
 		d.grow(to, d.len)
 	}
-	row := func(k, used int) int {
+	row := func(used int) int {
 		if d.fixed {
 			return d.room[0] * size
 		}
 		return used * size
 	}
-	kept := d.len - n
+	kept := d.len - len(gone)
+	turns := make([][]float32, len(gone)+1) // by how many places
+	for n := range turns {
+		turns[n] = r.turn(n)
+	}
 	var wide []float32
 	for i := range 2 * d.g.layers {
 		for h := range d.g.heads {
-			at, into := h*row(d.cur, d.len), h*row(to, kept)
+			at, into := h*row(d.len), h*row(kept)
 			if d.g.half {
-				a, b := d.f16[d.cur][i][at:], d.f16[to][i][into:]
-				copy(b[:from*size], a[:from*size])
-				copy(b[from*size:kept*size], a[(from+n)*size:d.len*size])
-				if i%2 == 0 {
-					moved := b[from*size : kept*size]
+				squeeze(d.f16[to][i][into:], d.f16[d.cur][i][at:], gone, d.len, size, func(keys []uint16, n int) {
+					if i%2 != 0 { // values
+						return
+					}
 					wide = wide[:0]
-					for _, x := range moved {
+					for _, x := range keys {
 						wide = append(wide, fromHalf(x))
 					}
-					r.back(wide, n)
+					turned(wide, turns[n])
 					for k, x := range wide {
-						moved[k] = toHalf(x)
+						keys[k] = toHalf(x)
 					}
-				}
+				})
 				continue
 			}
-			a, b := d.f32[d.cur][i][at:], d.f32[to][i][into:]
-			copy(b[:from*size], a[:from*size])
-			copy(b[from*size:kept*size], a[(from+n)*size:d.len*size])
-			if i%2 == 0 { // keys
-				r.back(b[from*size:kept*size], n)
-			}
+			squeeze(d.f32[to][i][into:], d.f32[d.cur][i][at:], gone, d.len, size, func(keys []float32, n int) {
+				if i%2 == 0 {
+					turned(keys, turns[n])
+				}
+			})
 		}
 	}
 	d.cur, d.len = to, kept
+}
+
+// squeeze copies the first n rows of from but those that are gone, and calls moved
+// with each run that is at another place than before, by how many.
+func squeeze[T any](to, from []T, gone []int, n, size int, moved func([]T, int)) {
+	copy(to[:gone[0]*size], from)
+	for k, p := range gone {
+		end := n
+		if k+1 < len(gone) {
+			end = gone[k+1]
+		}
+		if p+1 == end {
+			continue
+		}
+		run := to[(p-k)*size : (end-k-1)*size]
+		copy(run, from[(p+1)*size:end*size])
+		moved(run, k+1)
+	}
 }

@@ -41,8 +41,9 @@ type Options struct {
 	// only with keys that are turned as the Llama family does it: Open refuses
 	// others. It defaults to false.
 	Slide bool
-	// Reduce leaves out the visual tokens of a stream whose cosine to what the
-	// window holds already is above it, 0 to 1. It defaults to 0: all are read.
+	// Reduce merges visual tokens of a stream's older frames with those of the
+	// frame after whose cosine to them is above it, 0 to 1. It defaults to 0: all
+	// are read.
 	Reduce float64
 }
 

@@ -31,6 +31,7 @@ type Session struct {
 	frames  []frame
 	still   *Still
 	seen    int64 // visual tokens so far: names them in read
+	all     []int // 0, 1, 2 and so on: the rows of a frame that is read whole
 	slide   slide
 	id      [1]int64 // the token being read
 	reducer reducer
@@ -40,7 +41,26 @@ type Session struct {
 type frame struct {
 	at     time.Duration
 	tokens tensor.View[float32]
+	rows   []int // of tokens, that are read; see reducer
 	name   int64
+}
+
+// visual gives the tokens that are read of f, and what read calls them.
+func (f frame) visual(yield func(int64, []float32) bool) {
+	for _, row := range f.rows {
+		if !yield(-2-f.name-int64(row), f.tokens.At(row).Data) {
+			return
+		}
+	}
+}
+
+// reads tells whether what is called name, of f's part of the prompt, is read.
+func (f frame) reads(name int64) bool {
+	if name > -2 {
+		return true // text
+	}
+	_, found := slices.BinarySearch(f.rows, int(-2-f.name-name))
+	return found
 }
 
 // Turn is a question and its answer.
@@ -80,19 +100,24 @@ func (s *Session) AppendFrame(_ context.Context, tokens tensor.View[float32], at
 	case len(tokens.Shape) != 2 || tokens.Shape[1] != s.m.g.width:
 		return fmt.Errorf("vlm: visual tokens %v, but the language model's width is %d", tokens.Shape, s.m.g.width)
 	}
+	if n := len(s.frames); n > 0 && s.still == nil {
+		s.reducer.thin(&s.frames[n-1], tokens)
+	}
 	for len(s.frames) > 0 && (len(s.frames) == s.m.opt.Frames || !s.fits(tokens.Shape[0])) {
 		s.frames = slices.Delete(s.frames, 0, 1)
 	}
 	s.still = nil
-	if s.reducer.above > 0 {
-		oldest := s.seen
-		if len(s.frames) > 0 {
-			oldest = s.frames[0].name
-		}
-		tokens = s.reducer.take(tokens, oldest, s.seen)
-	}
-	s.frames = append(s.frames, frame{at.Media, tokens, s.name(tokens)})
+	s.frames = append(s.frames, s.newFrame(tokens, at.Media))
 	return nil
+}
+
+func (s *Session) newFrame(tokens tensor.View[float32], at time.Duration) frame {
+	n := tokens.Shape[0]
+	for i := len(s.all); i < n; i++ {
+		s.all = append(s.all, i)
+	}
+	s.seen += int64(n)
+	return frame{at, tokens, s.all[:n:n], s.seen - int64(n)}
 }
 
 // fits tells whether the context holds n more visual tokens beside those of the
@@ -101,7 +126,7 @@ func (s *Session) fits(n int) bool {
 	const around, question = 32, 256
 	n += around
 	for _, f := range s.frames {
-		n += f.tokens.Shape[0] + around
+		n += len(f.rows) + around
 	}
 	return n+min(question, s.m.g.limit/4) <= s.m.g.limit
 }
@@ -113,14 +138,8 @@ func (s *Session) Show(st *Still) error {
 	if s.closed {
 		return llm.ErrClosed
 	}
-	s.still, s.frames = st, []frame{{tokens: st.Tokens, name: s.name(st.Tokens)}}
+	s.still, s.frames = st, []frame{s.newFrame(st.Tokens, 0)}
 	return nil
-}
-
-func (s *Session) name(tokens tensor.View[float32]) int64 {
-	n := s.seen
-	s.seen += int64(tokens.Shape[0])
-	return n
 }
 
 // Frames is how many are in the window.
@@ -135,7 +154,6 @@ func (s *Session) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.frames, s.still = nil, nil
-	s.reducer.places = nil // what they stood for is gone with the frames
 }
 
 // Close frees the session.
@@ -242,9 +260,8 @@ func (s *Session) prompt(ctx context.Context, req Request) error {
 	var visual [][]float32
 	var called []int64
 	for _, f := range s.frames {
-		for row := range f.tokens.Shape[0] {
-			visual = append(visual, f.tokens.At(row).Data)
-			called = append(called, -2-f.name-int64(row))
+		for name, token := range f.visual {
+			visual, called = append(visual, token), append(called, name)
 		}
 	}
 	if newline := s.videoEnd(); newline != nil {
@@ -371,13 +388,13 @@ func (s *Session) fill(text string) string {
 		if smol {
 			at, tokens := make([]time.Duration, len(s.frames)), make([]int, len(s.frames))
 			for i, f := range s.frames {
-				at[i], tokens[i] = f.at, f.tokens.Shape[0]
+				at[i], tokens[i] = f.at, len(f.rows)
 			}
 			return strings.Replace(text, video, videoText(tokens, at), 1)
 		}
 		n := 0
 		for _, f := range s.frames {
-			n += f.tokens.Shape[0]
+			n += len(f.rows)
 		}
 		if s.videoEnd() != nil {
 			n++
@@ -393,9 +410,9 @@ func (s *Session) fill(text string) string {
 		case smol && s.still != nil:
 			b.WriteString(imageText(s.m.perTile, s.still.rows, s.still.cols))
 		case smol:
-			b.WriteString(imageText(s.frames[i].tokens.Shape[0], 0, 0))
+			b.WriteString(imageText(len(s.frames[i].rows), 0, 0))
 		default:
-			b.WriteString(strings.Repeat(image, s.frames[i].tokens.Shape[0]))
+			b.WriteString(strings.Repeat(image, len(s.frames[i].rows)))
 		}
 	}
 	return b.String()

@@ -37,7 +37,7 @@ func CanSlide(dir string) bool {
 // slid writes the prompt, ids, as the cache can go on from it: with the head
 // that was read when the window had filled, whose length of the video is then
 // out of date, and without the blocks of frames that left the window, which are
-// cut out of the cache. Before the window is full, or where the prompt's parts
+// cut out of the cache, as are the tokens that its frames have lost. Before the window is full, or where the prompt's parts
 // cannot be told apart, it is ids.
 func (s *Session) slid(ids []int, system string) []int {
 	head, blocks, ok := s.parts(ids)
@@ -51,26 +51,29 @@ func (s *Session) slid(ids []int, system string) []int {
 	if old.head == nil || old.system != system {
 		return ids
 	}
-	gone := slices.IndexFunc(old.blocks, func(b block) bool { return b.frame == blocks[0].frame })
-	if gone < 0 {
+	left := slices.IndexFunc(old.blocks, func(b block) bool { return b.frame == blocks[0].frame })
+	if left < 0 {
 		return ids // all are new
 	}
-	n := 0
-	for _, b := range old.blocks[:gone] {
-		n += b.n
-	}
-	from := len(old.head)
-	if s.d.len < from+n || len(s.read) < from+n {
-		return ids // a reading failed before it got so far
-	}
-	if n > 0 {
-		end := from
-		for _, b := range old.blocks {
-			end += b.n
+	end := len(old.head)
+	var gone []int // positions
+	for i, b := range old.blocks {
+		if s.d.len < end+b.n || len(s.read) < end+b.n {
+			return ids // a reading failed before it got so far
 		}
+		for p := end; p < end+b.n; p++ {
+			if i < left || !s.frames[i-left].reads(s.read[p]) {
+				gone = append(gone, p)
+			}
+		}
+		end += b.n
+	}
+	if len(gone) > 0 {
 		s.cutTo(end) // the question
-		s.d.forget(from, n, s.m.rope)
-		s.read = slices.Delete(s.read, from, from+n)
+		s.d.forget(gone, s.m.rope)
+		for _, p := range slices.Backward(gone) {
+			s.read = slices.Delete(s.read, p, p+1)
+		}
 	}
 	s.slide.head = old.head
 	return append(slices.Clone(old.head), ids[len(head):]...)
@@ -107,7 +110,7 @@ func (s *Session) parts(ids []int) (head []int, blocks []block, ok bool) {
 		end++ // <fake_token_around_image>
 		if i == 0 {
 			// The head ends where the first block begins, which is written alike.
-			text := s.m.tok.Encode(stamp(f.at)+imageText(f.tokens.Shape[0], 0, 0), true)
+			text := s.m.tok.Encode(stamp(f.at)+imageText(len(f.rows), 0, 0), true)
 			begin := end - len(text)
 			if begin < 0 || !slices.Equal(ids[begin:end], text) {
 				return nil, nil, false

@@ -1,7 +1,9 @@
 package vlm
 
 import (
+	"fmt"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -160,12 +162,16 @@ func closeTo(t *testing.T, what string, got, want []float32, tolerance float64) 
 
 // The first layer's keys and values depend on a token and its place only: after
 // the window has slid many times they are those of the same prompt read from
-// scratch, and the prompt has not grown.
+// scratch, and the prompt has not grown. So too where older frames lose tokens.
 func TestSlide(t *testing.T) {
 	env := environment(t)
-	for _, name := range []string{"smolvlm-a", "smolvlm-b"} {
-		g := unpack(t, "testdata/"+name+".tar.gz")
-		m, err := Open(g.dir, env, Options{Frames: 3, Slide: true})
+	for _, c := range []struct {
+		name   string
+		reduce float64
+	}{{"smolvlm-a", 0}, {"smolvlm-b", 0}, {"smolvlm-a", 0.9}, {"smolvlm-b", 0.6}} {
+		name := fmt.Sprintf("%s, reduce %v", c.name, c.reduce)
+		g := unpack(t, "testdata/"+c.name+".tar.gz")
+		m, err := Open(g.dir, env, Options{Frames: 3, Slide: true, Reduce: c.reduce})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,14 +210,33 @@ func TestSlide(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, want := say(t, s, "What happens?", 8), say(t, fresh, "What happens?", 8)
-			if i < 3 && got != want {
+			if i < 3 && got != want && c.reduce == 0 {
 				t.Errorf("%s: before it slides it says %q, not %q", name, got, want)
 			}
 			if i == 2 {
 				length = s.Len()
 			}
 		}
-		if s.Len() != length {
+		var shown, read []int64
+		thinned := false
+		for _, f := range s.frames {
+			for name := range f.visual {
+				shown = append(shown, name)
+			}
+			thinned = thinned || len(f.rows) > 1 && len(f.rows) < f.tokens.Shape[0]
+		}
+		for _, id := range s.read {
+			if id <= -2 {
+				read = append(read, id)
+			}
+		}
+		if !slices.Equal(read, shown) {
+			t.Errorf("%s: the cache holds %v of the frames' %v", name, read, shown)
+		}
+		if thinned != (c.reduce > 0) {
+			t.Errorf("%s: lost tokens: %v, counted %+v", name, thinned, s.Reduced())
+		}
+		if s.Len() != length && c.reduce == 0 {
 			t.Errorf("%s: a prompt of %d tokens has become %d", name, length, s.Len())
 		}
 		if again := say(t, s, "What happens?", 8); again != say(t, s, "What happens?", 8) {

@@ -210,7 +210,6 @@ func (r *Runner) agreePublic(ctx context.Context, dir, video string) (out bench.
 		}
 	}
 	done := sides[1].Reduced()
-	left := done.Reused + done.Merged
-	out.Spared = float64(left) / float64(max(1, done.Read+left))
+	out.Spared = float64(done.Merged) / float64(max(1, done.Kept+done.Merged))
 	return out, nil
 }

@@ -22,7 +22,7 @@ var (
 	descLooked    = prometheus.NewDesc("lookout_frames_looked_total", "Frames that were looked at.", perStream, nil)
 	descEncoded   = prometheus.NewDesc("lookout_frames_encoded_total", "Frames that went through the visual encoder.", perStream, nil)
 	descSkipped   = prometheus.NewDesc("lookout_skipped_total", "Frames and utterances that nothing was spent on.", []string{"stream", "reason"}, nil)
-	descVisual    = prometheus.NewDesc("lookout_visual_tokens_total", "Visual tokens of a public model with reduce: read, left out as one as alike stands (reused), or joined with another (merged).", []string{"stream", "fate"}, nil)
+	descVisual    = prometheus.NewDesc("lookout_visual_tokens_total", "Visual tokens of a public model with reduce, of frames before the newest: kept in the window, or merged with the next frame's.", []string{"stream", "fate"}, nil)
 	descWords     = prometheus.NewDesc("lookout_words_total", "Words said.", perStream, nil)
 	descEvents    = prometheus.NewDesc("lookout_events_total", "Events published.", perStream, nil)
 	descFailures  = prometheus.NewDesc("lookout_errors_total", "Frames that a failure cost, and events that are not durable.", perStream, nil)
@@ -68,9 +68,8 @@ func (m metrics) Collect(out chan<- prometheus.Metric) {
 		for reason, n := range sn.Skipped {
 			count(descSkipped, n, sn.Name, reason)
 		}
-		if v := sn.Visual; v.Read > 0 {
-			count(descVisual, v.Read, sn.Name, "read")
-			count(descVisual, v.Reused, sn.Name, "reused")
+		if v := sn.Visual; v != (pipeline.VisualTokens{}) {
+			count(descVisual, v.Kept, sn.Name, "kept")
 			count(descVisual, v.Merged, sn.Name, "merged")
 		}
 		gauge(descLive, truth(sn.Status.State == "live"), sn.Name)

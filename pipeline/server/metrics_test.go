@@ -39,13 +39,13 @@ func TestVisualTokensAreCounted(t *testing.T) {
 		return out
 	}
 	reduced, other := s.manager.All()[0], s.manager.All()[1]
-	waitFor(t, "frames on both", func() bool { return reduced.Snapshot().Visual.Reused > 0 && other.Snapshot().Looked > 1 })
+	waitFor(t, "frames on both", func() bool { return reduced.Snapshot().Visual.Merged > 0 && other.Snapshot().Looked > 1 })
 	got := tokens()
 	name := reduced.Config().Name
-	if len(got) != 3 || got["read "+name+" "] == 0 || got["reused "+name+" "] == 0 {
+	if len(got) != 2 || got["kept "+name+" "] == 0 || got["merged "+name+" "] == 0 {
 		t.Errorf("counted %v", got)
 	}
-	if v := other.Snapshot().Visual; v.Read != 0 {
+	if v := other.Snapshot().Visual; v.Merged != 0 {
 		t.Errorf("a stream that reads all counted %+v", v)
 	}
 }
