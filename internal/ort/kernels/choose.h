@@ -23,7 +23,7 @@ typedef struct {
 // lookout_kernels gives those with the widest registers that this CPU has, or NULL.
 const kernels *lookout_kernels(void);
 
-// lookout_kernels_narrow leaves out those for AVX-512, until it is called with 0.
-void lookout_kernels_narrow(int yes);
+// lookout_kernels_narrow leaves out as many of the widest kinds that this CPU has.
+void lookout_kernels_narrow(int by);
 
 #endif

@@ -14,10 +14,10 @@ enum {
 };
 
 // What a lane multiplies at a time is a run of numbers of a row, with as many weights of a column. Rows are tiles of as many
-// as there are registers for.
+// as there are registers for. A row's runs lie `apart`, and come in whole steps.
 #if defined(LOOKOUT_AVX2)
 
-enum { tile = 6, run = 2 };
+enum { tile = 6, few = 2, run = 2, apart = tile, step = 1 };
 typedef int16_t entry; // 8 bits would not fit: the hardware cuts off sums of their products
 
 INLINE wholes load_weights(const int8_t *w) { return _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)w)); }
@@ -35,7 +35,11 @@ INLINE wholes load_bytes(const uint8_t *q, size_t n) {
 
 #else
 
-enum { tile = 12, run = 4 };
+#if defined(LOOKOUT_AMX)
+enum { tile = 32, few = 4, run = 4, apart = 1, step = 16 }; // registers of 16 rows by 16 runs: two of rows with two of columns
+#else
+enum { tile = 12, few = 4, run = 4, apart = tile, step = 1 };
+#endif
 typedef uint8_t entry;
 
 INLINE wholes load_weights(const int8_t *w) { return _mm512_load_si512(w); }
@@ -47,7 +51,10 @@ INLINE wholes load_bytes(const uint8_t *q, size_t n) { return _mm512_cvtepu8_epi
 
 static size_t up(size_t n) { return (n + 63) & ~(size_t)63; }
 
-static size_t runs(const matrix8 *m) { return ((size_t)m->k + run - 1) / run; }
+static size_t runs(const matrix8 *m) { return ((size_t)m->k + run * step - 1) / (run * step) * step; }
+
+// of_row is how many runs from a row to the next.
+static size_t of_row(const matrix8 *m) { return apart == 1 ? runs(m) : 1; }
 
 static void release(matrix8 *m) {
 	lookout_arena_put(m->weights);
@@ -85,7 +92,7 @@ static int pack(matrix8 *m, int k, int n, const uint8_t *weights, const float *s
 	return 1;
 }
 
-// entered are the rows of a tile: [runs][tile][run] entries, and for each row its scale and the sum of
+// entered are the rows of a tile: [runs][tile][run] entries, where runs lie a tile apart, else [tile][runs][run]; and for each row its scale and the sum of
 // what it is above its zero, where the weights have zeros too.
 typedef struct {
 	entry *q;
@@ -109,27 +116,27 @@ static size_t plan(product8 *p) {
 	return p->tiles * of_tile(p->m);
 }
 
-// spread puts what is in the lanes into the runs of a row, which lie a tile apart, of k numbers that are left.
+// spread puts what is in the lanes into the runs of a row, of k numbers that are left.
 INLINE void spread(wholes v, int k, uint32_t *to) {
 	uint32_t four[4];
 	_mm_storeu_si128((__m128i *)four, narrow(v));
 	if (k >= lanes) {
-		for (int j = 0; j < 4; j++) to[j * tile] = four[j];
+		for (int j = 0; j < 4; j++) to[j * apart] = four[j];
 		return;
 	}
-	for (int j = 0; run * j < k; j++) to[j * tile] = four[j];
+	for (int j = 0; run * j < k; j++) to[j * apart] = four[j];
 }
 
 SIMD static void enter(const product8 *p, size_t t) {
 	const int k = p->m->k;
 	entered e = entered_of(p, t);
 	for (int r = 0; r < tile; r++) {
-		uint32_t *to = (uint32_t *)e.q + r;
+		uint32_t *to = (uint32_t *)e.q + r * of_row(p->m);
 		const size_t row = t * tile + r;
 		e.scale[r] = 0;
 		e.sum[r] = 0;
 		if (row >= p->rows) { // nobody asks for these
-			for (size_t i = 0; i < runs(p->m); i++) to[i * tile] = 0;
+			for (size_t i = 0; i < runs(p->m); i++) to[i * apart] = 0;
 			continue;
 		}
 		wholes sum = no_wholes();
@@ -138,7 +145,7 @@ SIMD static void enter(const product8 *p, size_t t) {
 			for (int i = 0; i < k; i += lanes) {
 				wholes v = load_bytes(p->q + row * k + i, k - i);
 				sum = add_wholes(sum, v);
-				spread(v, k - i, to + i / run * tile);
+				spread(v, k - i, to + i / run * apart);
 			}
 		} else {
 			const float *x = p->x + row * k;
@@ -154,7 +161,7 @@ SIMD static void enter(const product8 *p, size_t t) {
 				const reals v = lower(higher(mul(load_some(x + i, k - i), by), least), largest);
 				const wholes q = add_wholes(to_wholes(v), first_wholes(k - i, p->zero));
 				sum = add_wholes(sum, q);
-				spread(q, k - i, to + i / run * tile);
+				spread(q, k - i, to + i / run * apart);
 			}
 		}
 		e.sum[r] = total_of_wholes(sum) - k * p->zero;
@@ -162,16 +169,16 @@ SIMD static void enter(const product8 *p, size_t t) {
 }
 
 // multiply_tile gives the whole sums of a tile's first r rows and a panel, of n runs, whose weights' sums count -zero times.
-INLINE void multiply_tile(const entry *q, const int8_t *w, size_t n, const int32_t *of_weights, int zero, const int r, int32_t *out) {
+INLINE void multiply_tile(const entry *q, size_t row, const int8_t *w, size_t n, const int32_t *of_weights, int zero, const int r, int32_t *out) {
 	wholes acc[2 * tile];
 #pragma GCC unroll 24
 	for (int i = 0; i < 2 * r; i++) acc[i] = mul_wholes(load_wholes(of_weights + i % 2 * lanes), all_wholes(-zero));
-	for (; n > 0; n--, q += run * tile, w += run * columns) {
+	for (; n > 0; n--, q += run * apart, w += run * columns) {
 		const wholes left = load_weights(w), right = load_weights(w + run * lanes);
 #pragma GCC unroll 12
 		for (int i = 0; i < r; i++) {
 			int32_t four;
-			memcpy(&four, q + run * i, sizeof four);
+			memcpy(&four, q + i * run * row, sizeof four);
 			const wholes here = all_wholes(four);
 			acc[2 * i] = dot(acc[2 * i], here, left);
 			acc[2 * i + 1] = dot(acc[2 * i + 1], here, right);
@@ -183,12 +190,57 @@ INLINE void multiply_tile(const entry *q, const int8_t *w, size_t n, const int32
 
 // Functions of their own, for which the compiler has registers enough.
 #define MULTIPLY(name, r) \
-	__attribute__((noinline)) SIMD static void name(const entry *q, const int8_t *w, size_t n, const int32_t *of_weights, int zero, int32_t *out) { \
-		multiply_tile(q, w, n, of_weights, zero, r, out); \
+	__attribute__((noinline)) SIMD static void name(const entry *q, size_t row, const int8_t *w, size_t n, const int32_t *of_weights, int zero, int32_t *out) { \
+		multiply_tile(q, apart == 1 ? row : 1, w, n, of_weights, zero, r, out); \
 	}
 MULTIPLY(multiply_one, 1)
-MULTIPLY(multiply_few, tile / 3)
+MULTIPLY(multiply_few, few)
+
+#if defined(LOOKOUT_AMX)
+
+// A thread's tile registers are free again behind shut, so that the kernel need not save them.
+SIMD static void open(void) {
+	const struct {
+		uint8_t palette, start, none[14];
+		uint16_t width[16];
+		uint8_t rows[16];
+	} all = {.palette = 1, .width = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+	_tile_loadconfig(&all);
+}
+
+SIMD static void shut(void) { _tile_release(); }
+
+SIMD static void multiply_whole(const entry *q, size_t row, const int8_t *w, size_t n, const int32_t *of_weights, int zero, int32_t *out) {
+	int32_t from[columns];
+	for (int i = 0; i < columns; i += lanes) store_wholes(from + i, mul_wholes(load_wholes(of_weights + i), all_wholes(-zero)));
+	row *= run;
+	_tile_loadd(0, from, 0); // the same in all rows
+	_tile_loadd(1, from + lanes, 0);
+	_tile_loadd(2, from, 0);
+	_tile_loadd(3, from + lanes, 0);
+	for (; n > 0; n -= step, q += run * step, w += run * step * columns) {
+		_tile_loadd(6, w, run * columns);
+		_tile_loadd(4, q, row);
+		_tile_loadd(7, w + run * lanes, run * columns);
+		_tile_dpbusd(0, 4, 6);
+		_tile_loadd(5, q + tile / 2 * row, row);
+		_tile_dpbusd(1, 4, 7);
+		_tile_dpbusd(2, 5, 6);
+		_tile_dpbusd(3, 5, 7);
+	}
+	_tile_stored(0, out, sizeof from);
+	_tile_stored(1, out + lanes, sizeof from);
+	_tile_stored(2, out + tile / 2 * columns, sizeof from);
+	_tile_stored(3, out + tile / 2 * columns + lanes, sizeof from);
+}
+
+#else
+
+static void open(void) {}
+static void shut(void) {}
 MULTIPLY(multiply_whole, tile)
+
+#endif
 
 // finish makes the whole sums of a register of columns, from c on, into what they stand for. Plain is where all of them are
 // there and no weight has a zero.
@@ -209,12 +261,13 @@ SIMD static void multiply(const product8 *p, size_t part) {
 	const matrix8 *m = p->m;
 	const size_t first = part / p->shares * together, last = first + together < p->tiles ? first + together : p->tiles;
 	const int from = (int)(part % p->shares) * share, to = from + share < m->panels ? from + share : m->panels;
+	open();
 	for (size_t t = first; t < last; t++) {
 		const entered e = entered_of(p, t);
 		const size_t rows = p->rows - t * tile < tile ? p->rows - t * tile : tile;
 		for (int panel = from; panel < to; panel++) {
 			int32_t sums[tile * columns];
-			(rows == 1 ? multiply_one : rows <= tile / 3 ? multiply_few : multiply_whole)(e.q, m->weights + panel * runs(m) * columns * run, runs(m), m->sums + panel * columns, p->zero, sums);
+			(rows == 1 ? multiply_one : rows <= few ? multiply_few : multiply_whole)(e.q, of_row(m), m->weights + panel * runs(m) * columns * run, runs(m), m->sums + panel * columns, p->zero, sums);
 			for (int i = 0; i < columns && panel * columns + i < m->n; i += lanes) {
 				const int c = panel * columns + i;
 				float *y = p->y + t * tile * m->n + c;
@@ -225,6 +278,7 @@ SIMD static void multiply(const product8 *p, size_t part) {
 			}
 		}
 	}
+	shut();
 }
 
 const int8_kernels NAMED(lookout_int8) = {pack, release, plan, enter, multiply};

@@ -42,6 +42,6 @@ typedef struct {
 	void (*multiply)(const product8 *p, size_t part);
 } int8_kernels;
 
-extern const int8_kernels lookout_int8_avx512, lookout_int8_avx2;
+extern const int8_kernels lookout_int8_amx, lookout_int8_avx512, lookout_int8_avx2;
 
 #endif

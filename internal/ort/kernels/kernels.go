@@ -1,5 +1,6 @@
 // Package kernels has operators of ONNX Runtime that read tokens and pictures in
-// less time than the library's own do, on CPUs with AVX-512 VNNI or with AVX2.
+// less time than the library's own do, on CPUs with AVX-512 VNNI, also with
+// AMX, or with AVX2.
 //
 // MatMulNBits multiplies rows by weights of 4 or 8 bits. The library unpacks a
 // weight for one column at a time and adds up across registers; here a register
@@ -19,7 +20,7 @@
 // turn, so that what they give is multiplied while it is at hand.
 //
 // For encoders in 8 bits, DynamicQuantizeMatMul and MatMulIntegerToFloat multiply
-// twelve rows by 32 columns at a time (AVX2: six by 16); the former gives each row a
+// twelve rows by 32 columns at a time (AMX: 32 by 32; AVX2: six by 16); the former gives each row a
 // scale of its own. AVX2 cannot add up products of 8 bits: it cuts off what does not
 // fit into 16, and so do the library's operators there. Here rows have 16 bits then,
 // and the sums are right.
@@ -64,15 +65,10 @@ func Instructions() string {
 	return ""
 }
 
-// Narrow makes sessions from now on use AVX2 where AVX-512 is to be had, until it
-// is called with false. It is for tests of what other machines run.
-func Narrow(yes bool) {
-	var narrow C.int
-	if yes {
-		narrow = 1
-	}
-	C.lookout_kernels_narrow(narrow)
-}
+// Narrow makes sessions from now on do without as many of the widest kinds of
+// instructions that this CPU has: there are three, and the narrowest is always left. It
+// is for tests of what other machines run.
+func Narrow(by int) { C.lookout_kernels_narrow(C.int(by)) }
 
 // Width tells whether attention is to be had for heads this wide.
 func Width(n int) bool { return C.lookout_attention_width(C.int64_t(n)) != 0 }

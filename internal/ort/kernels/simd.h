@@ -19,8 +19,13 @@ typedef __m256i wholes;
 
 #else
 
+#if defined(LOOKOUT_AMX)
+#define SIMD __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c,amx-tile,amx-int8")))
+#define NAMED(table) table##_amx
+#else
 #define SIMD __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,f16c")))
 #define NAMED(table) table##_avx512
+#endif
 enum { lanes = 16 };
 typedef __m512 reals;
 typedef __m512i wholes;
