@@ -11,6 +11,7 @@ enum {
 	tile = 8,    // rows that go through the keys together
 	chunk = 32,  // keys whose scores are held at a time
 	split = 128, // keys of a piece, where there are few rows
+	ahead = 2048, // bytes of keys to fetch before they are read
 	most = 16,   // pieces that a row's keys are split into
 };
 
@@ -222,11 +223,148 @@ INLINE void attend(const attention *a, int piece, const int d) {
 	}
 }
 
-SIMD static void attend16(const attention *a, int piece) { attend(a, piece, 16 / lanes); }
-SIMD static void attend32(const attention *a, int piece) { attend(a, piece, 32 / lanes); }
-SIMD static void attend64(const attention *a, int piece) { attend(a, piece, 64 / lanes); }
-SIMD static void attend96(const attention *a, int piece) { attend(a, piece, 96 / lanes); }
-SIMD static void attend128(const attention *a, int piece) { attend(a, piece, 128 / lanes); }
+// number loads a register of a cache.
+INLINE reals number(const void *x, size_t at, const int half) { return half ? load_halves((const uint16_t *)x + at) : load((const float *)x + at); }
+
+enum { few = lanes == 8 ? 2 : 4 }; // keys that are multiplied together
+
+// score_row gives the scores of r heads of a row with n keys, out [r][split], and asks for keys that come next and for the
+// values of these: to read them takes longer than to multiply them.
+INLINE void score_row(const float *queries, const char *keys, const char *values, int n, const int r, const int d, const int half, float (*out)[split]) {
+	const size_t w = d * lanes, size = half ? sizeof(uint16_t) : sizeof(float);
+	for (int k = 0; k < n; k += lanes) {
+		float products[4][lanes][lanes];
+		for (int j = 0; j < lanes; j += few) {
+			size_t at[few];
+			reals acc[4][few];
+#pragma GCC unroll 4
+			for (int f = 0; f < few; f++) {
+				at[f] = (size_t)(k + j + f < n ? k + j + f : n - 1) * w; // what is not there is left out later
+				for (size_t l = at[f] * size; l < (at[f] + w) * size; l += 64) {
+					_mm_prefetch(keys + l + ahead, _MM_HINT_T0);
+					_mm_prefetch(values + l, _MM_HINT_T0);
+				}
+#pragma GCC unroll 4
+				for (int h = 0; h < r; h++) acc[h][f] = zeros();
+			}
+#pragma GCC unroll 16
+			for (int i = 0; i < d; i++) {
+				reals key[few];
+#pragma GCC unroll 4
+				for (int f = 0; f < few; f++) key[f] = number(keys, at[f] + i * lanes, half);
+#pragma GCC unroll 4
+				for (int h = 0; h < r; h++) {
+					const reals q = load(queries + h * w + i * lanes);
+#pragma GCC unroll 4
+					for (int f = 0; f < few; f++) acc[h][f] = mul_add(q, key[f], acc[h][f]);
+				}
+			}
+#pragma GCC unroll 4
+			for (int h = 0; h < r; h++)
+#pragma GCC unroll 4
+				for (int f = 0; f < few; f++) store(products[h][j + f], acc[h][f]);
+		}
+		for (int h = 0; h < r; h++) {
+			reals t[lanes];
+#pragma GCC unroll 16
+			for (int j = 0; j < lanes; j++) t[j] = load(products[h][j]);
+			store(out[h] + k, across(t));
+		}
+	}
+}
+
+// weigh_row adds n weighted values of c registers, which lie w apart, to the sums of r heads.
+INLINE void weigh_row(float *const *sums, const float (*weights)[split], const void *values, size_t at, size_t w, int n, const int r, const int c, const int half) {
+	reals acc[4][8];
+#pragma GCC unroll 4
+	for (int h = 0; h < r; h++)
+#pragma GCC unroll 8
+		for (int i = 0; i < c; i++) acc[h][i] = load(sums[h] + at + i * lanes);
+	for (int j = 0; j < n; j++)
+#pragma GCC unroll 8
+		for (int i = 0; i < c; i++) {
+			const reals v = number(values, j * w + at + i * lanes, half);
+#pragma GCC unroll 4
+			for (int h = 0; h < r; h++) acc[h][i] = mul_add(v, all(weights[h][j]), acc[h][i]);
+		}
+#pragma GCC unroll 4
+	for (int h = 0; h < r; h++)
+#pragma GCC unroll 8
+		for (int i = 0; i < c; i++) store(sums[h] + at + i * lanes, acc[h][i]);
+}
+
+// attend_heads computes r heads, from `first` on, of the one row that there is.
+INLINE void attend_heads(const attention *a, int first, const char *keys, const char *values, int n, int part, const int r, const int d, const int half) {
+	const size_t w = d * lanes;
+	float weights[4][split];
+	float *sums[4];
+	score_row(a->queries + first * w, keys, values, n, r, d, half, weights);
+	for (int h = 0; h < r; h++) {
+		float *of = a->partial + ((size_t)(first + h) * a->splits + part) * record(a);
+		reals top = all(of[0]);
+		for (int k = 0; k < n; k += lanes) top = higher(top, pick(n - k, load(weights[h] + k), top));
+		const float largest = highest(top);
+		reals total = zeros();
+		for (int k = 0; k < n; k += lanes) {
+			const reals e = pick(n - k, power(sub(load(weights[h] + k), all(largest))), zeros());
+			store(weights[h] + k, e);
+			total = add(total, e);
+		}
+		sums[h] = of + 2 * lanes;
+		if (of[0] != largest && of[1] > 0) { // what was added up counts for less now
+			const float by = expf(of[0] - largest);
+			of[1] *= by;
+			for (size_t c = 0; c < w; c += lanes) store(sums[h] + c, mul(load(sums[h] + c), all(by)));
+		}
+		of[0] = largest;
+		of[1] += total_of(total);
+	}
+	const int c = lanes == 8 && d % 4 == 0 && r < 4 ? 4 : d < 4 ? d : lanes == 8 ? 2 : 4;
+	int i = 0;
+	for (; i + c <= d; i += c) weigh_row(sums, weights, values, i * lanes, w, n, r, c, half);
+	for (; i < d; i++) weigh_row(sums, weights, values, i * lanes, w, n, r, 1, half);
+}
+
+// attend_row computes a piece of one row. Keys and values are widened once for the heads that share them, in registers.
+INLINE void attend_row(const attention *a, int piece, const int d, const int half) {
+	const int heads = group(a), shared = piece / a->splits, part = piece % a->splits, from = part * a->each, all_keys = a->past + 1; // in the order of the keys
+	const int to = from + a->each < all_keys ? from + a->each : all_keys;
+	const size_t w = d * lanes, size = half ? sizeof(uint16_t) : sizeof(float);
+	for (int h = 0; h < heads; h++) {
+		float *of = a->partial + ((size_t)(shared * heads + h) * a->splits + part) * record(a);
+		of[0] = -INFINITY;
+		memset(of + 1, 0, (record(a) - 1) * sizeof *of);
+	}
+	for (int k = from; k < to; k += split) {
+		const int n = to - k < split ? to - k : split;
+		const size_t at = ((size_t)shared * a->room + k) * w * size;
+		const char *keys = (const char *)a->keys + at, *values = (const char *)a->values + at;
+		for (int h = 0; h < heads;) {
+			const int first = shared * heads + h, left = heads - h;
+			if (left >= 3)
+				attend_heads(a, first, keys, values, n, part, 3, d, half), h += 3;
+			else if (left == 2)
+				attend_heads(a, first, keys, values, n, part, 2, d, half), h += 2;
+			else
+				attend_heads(a, first, keys, values, n, part, 1, d, half), h += 1;
+		}
+	}
+}
+
+#define ATTEND(width) \
+	SIMD static void attend##width(const attention *a, int piece) { \
+		if (a->rows > 1) \
+			attend(a, piece, width / lanes); \
+		else if (a->half) \
+			attend_row(a, piece, width / lanes, 1); \
+		else \
+			attend_row(a, piece, width / lanes, 0); \
+	}
+ATTEND(16)
+ATTEND(32)
+ATTEND(64)
+ATTEND(96)
+ATTEND(128)
 
 static void attend_piece(const attention *a, int piece) {
 	switch (a->width) { // those that lookout_attention_width knows

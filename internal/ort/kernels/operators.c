@@ -218,8 +218,8 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 	j.both = (float *)scratch;
 	j.scratch = scratch + both;
 	k->by->quantise(m, x, j.rows, scratch + both);
-	// A part takes some three microseconds: less than two of them are sooner done than shared.
-	const size_t enough = (m->columns < 16 ? 192 : 64) * 1024;
+	// A part takes some microseconds: less than two of them are sooner done than shared.
+	const size_t enough = (m->columns < 16 ? 192 : 32) * 1024;
 	size_t of_panel = j.rows * m->k * m->columns;
 	j.panels = of_panel < enough ? (int)((enough + of_panel - 1) / of_panel) : 1;
 	const int whole = k->gate ? 2 * together / m->columns : j.rows > 1 ? 2 : 1; // some kernels take two panels at a time
