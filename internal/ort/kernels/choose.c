@@ -7,7 +7,7 @@
 #include <unistd.h>
 #endif
 
-static const kernels amx = {"AVX-512 VNNI and AMX", &lookout_blocks_avx512, &lookout_int8_amx, &lookout_attention_avx512, &lookout_multihead_avx512, &lookout_ring_avx512, &lookout_rows_avx512};
+static const kernels amx = {"AVX-512 VNNI and AMX", &lookout_blocks_amx, &lookout_int8_amx, &lookout_attention_avx512, &lookout_multihead_avx512, &lookout_ring_avx512, &lookout_rows_avx512};
 static const kernels avx512 = {"AVX-512 VNNI", &lookout_blocks_avx512, &lookout_int8_avx512, &lookout_attention_avx512, &lookout_multihead_avx512, &lookout_ring_avx512, &lookout_rows_avx512};
 static const kernels avx2 = {"AVX2", &lookout_blocks_avx2, &lookout_int8_avx2, &lookout_attention_avx2, &lookout_multihead_avx2, &lookout_ring_avx2, &lookout_rows_avx2};
 

@@ -198,17 +198,8 @@ MULTIPLY(multiply_few, few)
 
 #if defined(LOOKOUT_AMX)
 
-// A thread's tile registers are free again behind shut, so that the kernel need not save them.
-SIMD static void open(void) {
-	const struct {
-		uint8_t palette, start, none[14];
-		uint16_t width[16];
-		uint8_t rows[16];
-	} all = {.palette = 1, .width = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
-	_tile_loadconfig(&all);
-}
-
-SIMD static void shut(void) { _tile_release(); }
+SIMD static void open(void) { open_tiles(64); }
+SIMD static void shut(void) { close_tiles(); }
 
 SIMD static void multiply_whole(const entry *q, size_t row, const int8_t *w, size_t n, const int32_t *of_weights, int zero, int32_t *out) {
 	int32_t from[columns];

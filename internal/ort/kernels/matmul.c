@@ -248,6 +248,107 @@ PRODUCT(nibbles_8, 4, 8)
 PRODUCT(bytes_8, 8, 8)
 #endif
 
+#if defined(LOOKOUT_AMX)
+
+enum { tile = 16 }; // rows
+
+static int step_of(const matrix *m) { return m->block < 64 ? m->block : 64; }
+
+// unpack makes weights of a panel into bytes with a sign, four of each column behind each other.
+INLINE const uint8_t *unpack(const uint8_t *w, int bits, int step, uint8_t *to) {
+	const wholes low = _mm512_set1_epi8(15), from = _mm512_set1_epi8(bits == 4 ? 8 : (char)128);
+	uint8_t *at = to;
+	for (int i = 0; i < step; i += 8, at += 128) {
+		wholes first = _mm512_load_si512(w), second;
+		if (bits == 4) {
+			second = _mm512_and_si512(_mm512_srli_epi16(first, 4), low);
+			first = _mm512_and_si512(first, low);
+			w += 64;
+		} else {
+			second = _mm512_load_si512(w + 64);
+			w += 128;
+		}
+		_mm512_store_si512(at, _mm512_sub_epi8(first, from));
+		_mm512_store_si512(at + 64, _mm512_sub_epi8(second, from));
+	}
+	return to;
+}
+
+// multiply_tiles computes c panels for t tiles of rows, one or two each.
+INLINE void multiply_tiles(const matrix *m, const quantised *a, int panel, size_t row, const int t, const int c, float *y) {
+	const int bits = m->bits, step = step_of(m);
+	_Alignas(64) float sums[2 * tile][2 * columns] = {{0}};
+	_Alignas(64) int32_t whole[2 * tile][2 * columns];
+	_Alignas(64) uint8_t bytes[2][64 * columns];
+	const uint8_t *w[2];
+	for (int p = 0; p < c; p++) w[p] = m->weights + (size_t)(panel + p) * m->k * columns * bits / 8;
+	const char *q = a->q + row * m->k;
+	for (int b = 0; b < m->blocks; b++) {
+		_tile_zero(0);
+		_tile_zero(1);
+		_tile_zero(2);
+		_tile_zero(3);
+		for (int i = 0; i < m->block; i += step, q += step) {
+			_tile_loadd(6, unpack(w[0], bits, step, bytes[0]), 64);
+			w[0] += step * columns * bits / 8;
+			_tile_loadd(4, q, m->k);
+			_tile_dpbssd(0, 4, 6);
+			if (c == 2) {
+				_tile_loadd(7, unpack(w[1], bits, step, bytes[1]), 64);
+				w[1] += step * columns * bits / 8;
+				_tile_dpbssd(1, 4, 7);
+			}
+			if (t == 2) {
+				_tile_loadd(5, q + (size_t)tile * m->k, m->k);
+				_tile_dpbssd(2, 5, 6);
+				if (c == 2) _tile_dpbssd(3, 5, 7);
+			}
+		}
+		_tile_stored(0, whole[0], sizeof whole[0]);
+		if (c == 2) _tile_stored(1, whole[0] + columns, sizeof whole[0]);
+		if (t == 2) _tile_stored(2, whole[tile], sizeof whole[0]);
+		if (t == 2 && c == 2) _tile_stored(3, whole[tile] + columns, sizeof whole[0]);
+		reals scale[2];
+		for (int p = 0; p < c; p++) scale[p] = load_halves(m->scales + ((size_t)(panel + p) * m->blocks + b) * columns);
+		for (int r = 0; r < t * tile; r++) {
+			const size_t at = (row + r) * m->blocks + b;
+			const reals by = all(a->scale[at]);
+#pragma GCC unroll 2
+			for (int p = 0; p < c; p++) {
+				float *sum = sums[r] + p * columns;
+				store(sum, mul_add(to_reals(load_wholes(whole[r] + p * columns)), mul(scale[p], by), load(sum)));
+			}
+		}
+	}
+	for (int r = 0; r < t * tile; r++)
+		for (int p = 0; p < c; p++) {
+			const int first = (panel + p) * columns;
+			store_some(y + (row + r) * m->n + first, m->n - first, load(sums[r] + p * columns));
+		}
+}
+
+#define TILES(name, t, c) \
+	__attribute__((noinline)) SIMD static void name(const matrix *m, const quantised *a, int panel, size_t row, float *y) { multiply_tiles(m, a, panel, row, t, c, y); }
+TILES(tiles_1_1, 1, 1)
+TILES(tiles_1_2, 1, 2)
+TILES(tiles_2_1, 2, 1)
+TILES(tiles_2_2, 2, 2)
+
+// multiply_tall computes whole tiles of rows and tells how many rows that are.
+SIMD static size_t multiply_tall(const matrix *m, const quantised *a, size_t rows, int from, int to, float *y) {
+	if (rows < tile) return 0;
+	open_tiles(step_of(m));
+	for (int p = from; p < to; p += 2) {
+		size_t r = 0;
+		for (; r + 2 * tile <= rows; r += 2 * tile) (p + 1 < to ? tiles_2_2 : tiles_2_1)(m, a, p, r, y);
+		if (r + tile <= rows) (p + 1 < to ? tiles_1_2 : tiles_1_1)(m, a, p, r, y);
+	}
+	close_tiles();
+	return rows / tile * tile;
+}
+
+#endif
+
 SIMD static void multiply(const matrix *m, const void *scratch, size_t rows, int from, int to, float *y) {
 	quantised a = parts(m, scratch, rows);
 	size_t done = 0;
@@ -255,6 +356,9 @@ SIMD static void multiply(const matrix *m, const void *scratch, size_t rows, int
 	if (m->bits == 8 && (to - from) % 2 == 0)
 		for (; done + tall <= rows; done += tall)
 			for (int p = from; p < to; p += 2) bytes_tall(m, &a, p, done, y);
+#endif
+#if defined(LOOKOUT_AMX)
+	done = multiply_tall(m, &a, rows, from, to, y);
 #endif
 	for (int p = from; p < to; p++) {
 		size_t r = done;

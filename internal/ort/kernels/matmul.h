@@ -29,6 +29,6 @@ typedef struct {
 	void (*multiply)(const matrix *m, const void *scratch, size_t rows, int from, int to, float *y);
 } blocks_kernels;
 
-extern const blocks_kernels lookout_blocks_avx512, lookout_blocks_avx2;
+extern const blocks_kernels lookout_blocks_amx, lookout_blocks_avx512, lookout_blocks_avx2;
 
 #endif

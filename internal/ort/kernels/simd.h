@@ -158,6 +158,27 @@ INLINE wholes dot_16(wholes sum, wholes a, wholes b) { return _mm512_dpwssd_epi3
 
 #endif
 
+#if defined(LOOKOUT_AMX)
+
+// open_tiles makes a thread's tile registers 16 rows of 64 bytes: 0 to 3 of sums, 4 and 5 of rows, of which `step` bytes
+// are used, 6 and 7 of their columns. They must be free again when it is done, so that the kernel need not save them.
+INLINE void open_tiles(int step) {
+	struct {
+		uint8_t palette, start, none[14];
+		uint16_t width[16];
+		uint8_t rows[16];
+	} all = {.palette = 1};
+	for (int i = 0; i < 8; i++) {
+		all.width[i] = i == 4 || i == 5 ? step : 64;
+		all.rows[i] = i > 5 ? step / 4 : 16;
+	}
+	_tile_loadconfig(&all);
+}
+
+INLINE void close_tiles(void) { _tile_release(); }
+
+#endif
+
 // power is e^x for x <= 0, to 2 units in the last place: 2^n times a polynomial
 // (Cephes, expf).
 INLINE reals power(reals x) {
