@@ -32,8 +32,8 @@ type Config struct {
 	Model string `yaml:"model" json:"model" doc:"a model folder, or a name from lookout models list; empty: the embedded model"`
 	// Precision picks a file variant of a public model. It defaults to auto.
 	Precision string `yaml:"precision" json:"precision" enum:"auto,fp32,fp16,q4,q4f16,int8,uint8,quantized,bnb4" doc:"file variant of a public model"`
-	// Reduce is the cosine above which a public model does not read a visual token again that its window holds. It defaults to 0: it reads all.
-	Reduce float64 `yaml:"reduce" json:"reduce" doc:"cosine above which a public model leaves out a visual token that its window holds already: answers of yes and no hardly suffer, descriptions do; 0: it reads all"`
+	// Reduce is the cosine above which a visual token of a public model's older frames is left out, as the next frame shows the same at its place. It defaults to 0: all are read.
+	Reduce float64 `yaml:"reduce" json:"reduce" doc:"cosine above which a public model leaves out what the next frame shows as well, of the frames before the newest; 0.98 is a good one; 0: it reads all"`
 	// Device is auto, cpu, cuda or cuda:N. It defaults to auto.
 	Device string `yaml:"device" json:"device" doc:"auto, cpu, cuda or cuda:N"`
 	// Threads bounds the threads that the models use, and those of all decoders. It defaults to 0: one for each core.
