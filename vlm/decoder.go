@@ -333,10 +333,11 @@ func (d *decoder) close() error {
 func (d *decoder) greedy() (int, error) {
 	best, most := 0, float32(math.Inf(-1))
 	for i, x := range d.logits {
-		if x > most {
+		if !(x <= most) { // nor is NaN
+			if x != x {
+				return 0, ErrNaN
+			}
 			best, most = i, x
-		} else if x != x {
-			return 0, ErrNaN
 		}
 	}
 	return best, nil

@@ -37,8 +37,8 @@ func CanSlide(dir string) bool {
 // slid writes the prompt, ids, as the cache can go on from it: with the head
 // that was read when the window had filled, whose length of the video is then
 // out of date, and without the blocks of frames that left the window, which are
-// cut out of the cache, as are the tokens that its frames have lost. Before the window is full, or where the prompt's parts
-// cannot be told apart, it is ids.
+// cut out of the cache, as are the tokens that frames have lost since. Before the
+// window is full, or where the prompt's parts cannot be told apart, it is ids.
 func (s *Session) slid(ids []int, system string) []int {
 	head, blocks, ok := s.parts(ids)
 	full := ok && len(s.frames) == s.m.opt.Frames
