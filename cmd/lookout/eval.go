@@ -50,7 +50,11 @@ each score means, and how to label clips of your own.`,
 					}
 					defer f.Close()
 					enc := json.NewEncoder(f)
-					opt.Said = func(s eval.Said) { failed = errors.Join(failed, enc.Encode(s)) }
+					opt.Said = func(s eval.Said) {
+						if failed == nil {
+							failed = enc.Encode(s)
+						}
+					}
 				}
 				report, err := eval.Run(ctx, args[0], engine.Evaluated{Engine: e, Batcher: b}, opt)
 				if err = errors.Join(err, failed); err != nil {

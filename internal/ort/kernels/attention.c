@@ -8,11 +8,12 @@
 #include "simd.h"
 
 enum {
-	tile = 8,    // rows that go through the keys together
-	chunk = 32,  // keys whose scores are held at a time
-	split = 128, // keys of a piece, where there are few rows
-	ahead = 2048, // bytes of keys to fetch before they are read
-	most = 16,   // pieces that a row's keys are split into
+	tile = 8,     // rows that go through the keys together
+	chunk = 32,   // keys whose scores are held at a time
+	split = 128,  // keys of a piece, where there are few rows
+	most = 16,    // pieces that a row's keys are split into
+	ahead = 2048, // bytes of a row's keys to fetch before they are read
+	group_of = 3, // heads of a row that go through the keys together
 };
 
 // A piece leaves for each of its rows: the largest score, the sum of what the
@@ -141,6 +142,24 @@ INLINE const float *widen(const uint16_t *from, size_t n, size_t next, float *to
 	return to;
 }
 
+// begin makes a record that has seen no key.
+static void begin(const attention *a, float *of) {
+	of[0] = -INFINITY;
+	memset(of + 1, 0, (record(a) - 1) * sizeof *of);
+}
+
+// add_to adds keys whose scores are at most `largest` and weigh `total` to a record; what it had counts for less where that is
+// more than it has seen.
+INLINE void add_to(float *of, float largest, reals total, size_t w) {
+	if (of[0] != largest && of[1] > 0) {
+		const float by = expf(of[0] - largest);
+		of[1] *= by;
+		for (size_t c = 0; c < w; c += lanes) store(of + 2 * lanes + c, mul(load(of + 2 * lanes + c), all(by)));
+	}
+	of[0] = largest;
+	of[1] += total_of(total);
+}
+
 INLINE void attend(const attention *a, int piece, const int d) {
 	const int heads = group(a), shared = piece % a->shared, part = piece / a->shared % a->splits, first = piece / a->shared / a->splits * tile;
 	const int rows = a->rows - first < tile ? a->rows - first : tile, n = rows * heads;
@@ -152,9 +171,7 @@ INLINE void attend(const attention *a, int piece, const int d) {
 
 	// Row i is head i%heads of the group at place first+i/heads.
 	for (int i = 0; i < n; i++) {
-		float *r = a->partial + (((size_t)(first + i / heads) * a->heads + shared * heads + i % heads) * a->splits + part) * record(a);
-		r[0] = -INFINITY;
-		memset(r + 1, 0, (record(a) - 1) * sizeof *r);
+		begin(a, a->partial + (((size_t)(first + i / heads) * a->heads + shared * heads + i % heads) * a->splits + part) * record(a));
 	}
 	for (int k = from; k < to; k += chunk) {
 		int here = to - k < chunk ? to - k : chunk;
@@ -187,8 +204,6 @@ INLINE void attend(const attention *a, int piece, const int d) {
 				int blocks = (visible + lanes - 1) / lanes;
 				for (int b = 0; b < blocks; b++) {
 					const float *these = b == here / lanes ? padded : keys + (size_t)b * lanes * w;
-					if (lanes == 8 && !a->half && i == 0 && a->rows == 1) // the values of these keys: two fifths of the time on Zen 3, nothing on an Intel
-						for (size_t l = 0; l < lanes * w; l += 16) _mm_prefetch((const char *)(values + (size_t)b * lanes * w + l), _MM_HINT_T0);
 					scores[b] = score(query, these, d);
 					scores[b] = pick(visible - b * lanes, scores[b], all(-INFINITY));
 					most_of = higher(most_of, scores[b]);
@@ -201,13 +216,7 @@ INLINE void attend(const attention *a, int piece, const int d) {
 					total = add(total, e);
 				}
 				for (int b = blocks; b < chunk / lanes; b++) store(weights[r] + b * lanes, zeros());
-				if (of[0] != largest && of[1] > 0) { // what was added up counts for less now
-					float by = expf(of[0] - largest);
-					of[1] *= by;
-					for (int c = 0; c < d; c++) store(of + 2 * lanes + c * lanes, mul(load(of + 2 * lanes + c * lanes), all(by)));
-				}
-				of[0] = largest;
-				of[1] += total_of(total);
+				add_to(of, largest, total, w);
 				sums[r++] = of + 2 * lanes;
 				if (visible > seen) seen = visible;
 			}
@@ -233,10 +242,10 @@ enum { few = lanes == 8 ? 2 : 4 }; // keys that are multiplied together
 INLINE void score_row(const float *queries, const char *keys, const char *values, int n, const int r, const int d, const int half, float (*out)[split]) {
 	const size_t w = d * lanes, size = half ? sizeof(uint16_t) : sizeof(float);
 	for (int k = 0; k < n; k += lanes) {
-		float products[4][lanes][lanes];
+		float products[group_of][lanes][lanes];
 		for (int j = 0; j < lanes; j += few) {
 			size_t at[few];
-			reals acc[4][few];
+			reals acc[group_of][few];
 #pragma GCC unroll 4
 			for (int f = 0; f < few; f++) {
 				at[f] = (size_t)(k + j + f < n ? k + j + f : n - 1) * w; // what is not there is left out later
@@ -275,7 +284,7 @@ INLINE void score_row(const float *queries, const char *keys, const char *values
 
 // weigh_row adds n weighted values of c registers, which lie w apart, to the sums of r heads.
 INLINE void weigh_row(float *const *sums, const float (*weights)[split], const void *values, size_t at, size_t w, int n, const int r, const int c, const int half) {
-	reals acc[4][8];
+	reals acc[group_of][4];
 #pragma GCC unroll 4
 	for (int h = 0; h < r; h++)
 #pragma GCC unroll 8
@@ -296,8 +305,8 @@ INLINE void weigh_row(float *const *sums, const float (*weights)[split], const v
 // attend_heads computes r heads, from `first` on, of the one row that there is.
 INLINE void attend_heads(const attention *a, int first, const char *keys, const char *values, int n, int part, const int r, const int d, const int half) {
 	const size_t w = d * lanes;
-	float weights[4][split];
-	float *sums[4];
+	float weights[group_of][split];
+	float *sums[group_of];
 	score_row(a->queries + first * w, keys, values, n, r, d, half, weights);
 	for (int h = 0; h < r; h++) {
 		float *of = a->partial + ((size_t)(first + h) * a->splits + part) * record(a);
@@ -310,43 +319,33 @@ INLINE void attend_heads(const attention *a, int first, const char *keys, const 
 			store(weights[h] + k, e);
 			total = add(total, e);
 		}
+		add_to(of, largest, total, w);
 		sums[h] = of + 2 * lanes;
-		if (of[0] != largest && of[1] > 0) { // what was added up counts for less now
-			const float by = expf(of[0] - largest);
-			of[1] *= by;
-			for (size_t c = 0; c < w; c += lanes) store(sums[h] + c, mul(load(sums[h] + c), all(by)));
-		}
-		of[0] = largest;
-		of[1] += total_of(total);
 	}
-	const int c = lanes == 8 && d % 4 == 0 && r < 4 ? 4 : d < 4 ? d : lanes == 8 ? 2 : 4;
+	const int c = d < 4 ? d : 4; // with group_of heads as many sums as the registers hold
 	int i = 0;
 	for (; i + c <= d; i += c) weigh_row(sums, weights, values, i * lanes, w, n, r, c, half);
 	for (; i < d; i++) weigh_row(sums, weights, values, i * lanes, w, n, r, 1, half);
 }
 
-// attend_row computes a piece of one row. Keys and values are widened once for the heads that share them, in registers.
+// attend_row computes a piece of one row. Keys and values are widened once for the heads that share them, in registers. Pieces
+// are in the order in which the keys lie.
 INLINE void attend_row(const attention *a, int piece, const int d, const int half) {
-	const int heads = group(a), shared = piece / a->splits, part = piece % a->splits, from = part * a->each, all_keys = a->past + 1; // in the order of the keys
+	const int heads = group(a), shared = piece / a->splits, part = piece % a->splits, from = part * a->each, all_keys = a->past + 1;
 	const int to = from + a->each < all_keys ? from + a->each : all_keys;
 	const size_t w = d * lanes, size = half ? sizeof(uint16_t) : sizeof(float);
-	for (int h = 0; h < heads; h++) {
-		float *of = a->partial + ((size_t)(shared * heads + h) * a->splits + part) * record(a);
-		of[0] = -INFINITY;
-		memset(of + 1, 0, (record(a) - 1) * sizeof *of);
-	}
+	for (int h = 0; h < heads; h++) begin(a, a->partial + ((size_t)(shared * heads + h) * a->splits + part) * record(a));
 	for (int k = from; k < to; k += split) {
 		const int n = to - k < split ? to - k : split;
 		const size_t at = ((size_t)shared * a->room + k) * w * size;
 		const char *keys = (const char *)a->keys + at, *values = (const char *)a->values + at;
-		for (int h = 0; h < heads;) {
-			const int first = shared * heads + h, left = heads - h;
-			if (left >= 3)
-				attend_heads(a, first, keys, values, n, part, 3, d, half), h += 3;
-			else if (left == 2)
-				attend_heads(a, first, keys, values, n, part, 2, d, half), h += 2;
-			else
-				attend_heads(a, first, keys, values, n, part, 1, d, half), h += 1;
+		for (int h = 0; h < heads; h += group_of) {
+			const int first = shared * heads + h;
+			switch (heads - h) {
+			case 1: attend_heads(a, first, keys, values, n, part, 1, d, half); break;
+			case 2: attend_heads(a, first, keys, values, n, part, 2, d, half); break;
+			default: attend_heads(a, first, keys, values, n, part, group_of, d, half);
+			}
 		}
 	}
 }

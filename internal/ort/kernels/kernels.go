@@ -20,8 +20,8 @@
 // turn, so that what they give is multiplied while it is at hand.
 //
 // For encoders in 8 bits, DynamicQuantizeMatMul and MatMulIntegerToFloat multiply
-// twelve rows by 32 columns at a time (AMX: 32 by 32; AVX2: six by 16); the former gives each row a
-// scale of its own. AVX2 cannot add up products of 8 bits: it cuts off what does not
+// twelve rows by 32 columns at a time (AMX: 32 by 32; AVX2: six by 16); the former
+// gives each row a scale of its own. AVX2 cannot add up products of 8 bits: it cuts off what does not
 // fit into 16, and so do the library's operators there. Here rows have 16 bits then,
 // and the sums are right.
 // QuantizeMatMul is what a prepared graph makes of QuantizeLinear, MatMulIntegerToFloat
