@@ -176,6 +176,7 @@ func (e *Env) Close() error {
 	for _, s := range left {
 		errs = append(errs, s.Close())
 	}
+	kernels.StopTeam()
 	process.Lock()
 	process.open = false
 	process.Unlock()

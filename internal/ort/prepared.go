@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lookout-video/lookout/internal/ort/kernels"
+
 	ortgo "github.com/yalue/onnxruntime_go"
 )
 
@@ -158,9 +160,24 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) (*ortgo.D
 // kept builds the session from the folder of a prepared graph.
 func (e *Env) kept(keep string, s *Session) (*ortgo.DynamicAdvancedSession, error) {
 	path := filepath.Join(keep, preparedGraph)
+	if e.own && s.threads > 1 && s.threads == e.cfg.Threads {
+		model, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		ours, err := onlyOurs(model)
+		if err != nil {
+			return nil, err
+		}
+		s.team = ours && kernels.StartTeam(s.threads)
+	}
 	built, err := e.build(Source{Path: path}, ortgo.GraphOptimizationLevelDisableAll, "", s)
-	if err != nil || !s.halves {
-		return built, err
+	if err != nil {
+		s.team = false
+		return nil, err
+	}
+	if !s.halves {
+		return built, nil
 	}
 	inputs, outputs, _, err := readGraphFile(path)
 	if err != nil {

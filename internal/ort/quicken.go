@@ -80,6 +80,21 @@ func ownNodes(model []byte) (changed []byte, n int, err error) {
 	return append(append(model, 0x42, byte(len(one))), one...), n, nil
 }
 
+// onlyOurs tells whether package kernels multiplies all that the graph's products, in 4
+// or 8 bits, do: then its threads need not be the library's.
+func onlyOurs(model []byte) (bool, error) {
+	ours, others := 0, 0
+	err := parts(model, func(n operator) {
+		switch {
+		case string(n.domain) == kernels.Domain && strings.HasSuffix(n.op, "MatMulNBits"):
+			ours++
+		case n.nested, strings.Contains(n.op, "MatMul"), strings.Contains(n.op, "Gemm"), strings.Contains(n.op, "Conv"), n.op != "" && strings.HasSuffix(n.op, "Attention") && string(n.domain) != kernels.Domain:
+			others++
+		}
+	}, func(string, table) {})
+	return ours > 0 && others == 0, err
+}
+
 // withoutBodies takes the functions of package kernels' domain out of a model: what
 // its operators are made of, for those who do not have them. It gives model itself
 // where there are none.

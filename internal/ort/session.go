@@ -58,6 +58,7 @@ type Session struct {
 	threads int
 	stops   bool
 	halves  bool
+	team    bool // the threads are the process's team in place of the library's
 	s       *ortgo.DynamicAdvancedSession
 
 	mu       sync.Mutex
@@ -144,7 +145,11 @@ func (e *Env) build(src Source, level ortgo.GraphOptimizationLevel, keep string,
 			err = f()
 		}
 	}
-	set(func() error { return o.SetIntraOpNumThreads(like.threads) })
+	threads := like.threads
+	if like.team {
+		threads = 1
+	}
+	set(func() error { return o.SetIntraOpNumThreads(threads) })
 	set(func() error { return o.SetInterOpNumThreads(1) })
 	set(func() error { return o.SetGraphOptimizationLevel(level) })
 	set(func() error { return o.SetLogSeverityLevel(ortgo.LoggingLevelFatal) })
@@ -162,7 +167,7 @@ func (e *Env) build(src Source, level ortgo.GraphOptimizationLevel, keep string,
 		}
 	}
 	if e.own {
-		set(func() error { return kernels.Register(e.library, handle(o)) })
+		set(func() error { return kernels.Register(e.library, handle(o), like.team) })
 	}
 	if err != nil {
 		return nil, err

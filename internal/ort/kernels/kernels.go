@@ -19,6 +19,11 @@
 // of which opens a gate for the other (SwiGLU, Shazeer, arXiv:2002.05202): their columns lie in
 // turn, so that what they give is multiplied while it is at hand.
 //
+// A token is some hundred short products, one after another: where a graph has none but
+// ours they are shared out by a team of threads of this package's own, each with a
+// part that is its own first and others take from when they have none left (compare Blumofe and
+// Leiserson, "Scheduling multithreaded computations by work stealing", JACM 1999).
+//
 // For encoders in 8 bits, DynamicQuantizeMatMul and MatMulIntegerToFloat multiply
 // twelve rows by 32 columns at a time (AMX: 32 by 32; AVX2: six by 16); the former
 // gives each row a scale of its own. AVX2 cannot add up products of 8 bits: it cuts off what does not
@@ -42,6 +47,7 @@ package kernels
 
 #include "choose.h"
 #include "operators.h"
+#include "team.h"
 */
 import "C"
 
@@ -74,13 +80,25 @@ func Narrow(by int) { C.lookout_kernels_narrow(C.int(by)) }
 func Width(n int) bool { return C.lookout_attention_width(C.int64_t(n)) != 0 }
 
 // Register makes the operators known to the sessions made with options, an
-// OrtSessionOptions. ONNX Runtime must have been loaded from library. Calls must
-// not overlap.
-func Register(library string, options unsafe.Pointer) error {
+// OrtSessionOptions. ONNX Runtime must have been loaded from library. With team,
+// their threads are those of StartTeam in place of the session's. Calls must not
+// overlap.
+func Register(library string, options unsafe.Pointer, team bool) error {
 	path := C.CString(library)
 	defer C.free(unsafe.Pointer(path))
-	if failed := C.lookout_kernels_register(path, options); failed != nil {
+	of := C.int(0)
+	if team {
+		of = 1
+	}
+	if failed := C.lookout_kernels_register(path, options, of); failed != nil {
 		return errors.New(C.GoString(failed))
 	}
 	return nil
 }
+
+// StartTeam starts the process's team, of n threads with the one that runs, unless
+// it is there. It tells whether it is. Calls must not overlap.
+func StartTeam(n int) bool { return C.lookout_team_start(C.int(n)) != 0 }
+
+// StopTeam ends the team's threads. No session of it may be running.
+func StopTeam() { C.lookout_team_stop() }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "choose.h"
+#include "team.h"
 
 // The nodes keep the library's names for the operators and have a domain of our own.
 #define DOMAIN "lookout.video"
@@ -44,32 +45,44 @@ static size_t count(const int64_t *shape, size_t n) {
 	return all;
 }
 
-// memory is where kernels get theirs while they run: the session's, which keeps it for the next.
+static int has_team(const OrtCustomOp *op);
+
+// host is what a kernel has of its session while it runs.
 typedef struct {
 	const OrtApi *api;
-	OrtAllocator *session;
-} memory;
+	int team;              // its threads are the team's
+	OrtAllocator *session; // keeps memory for the next run
+} host;
 
-static OrtStatus *memory_of(const OrtApi *api, const OrtKernelInfo *info, memory *m) {
-	m->api = api;
-	return api->KernelInfoGetAllocator(info, OrtMemTypeDefault, &m->session);
+static OrtStatus *host_of(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, host *h) {
+	*h = (host){.api = api, .team = has_team(op)};
+	return api->KernelInfoGetAllocator(info, OrtMemTypeDefault, &h->session);
 }
 
 // scratch_of gives memory of size bytes, at a multiple of 64: few, where that is enough.
-static void *scratch_of(const memory *m, size_t size, void *few, size_t there) {
-	return size <= there ? few : m->session->Alloc(m->session, size);
+static void *scratch_of(const host *h, size_t size, void *few, size_t there) {
+	return size <= there ? few : h->session->Alloc(h->session, size);
 }
 
-static void memory_back(const memory *m) { m->api->ReleaseAllocator(m->session); }
+static void host_back(const host *h) { h->api->ReleaseAllocator(h->session); }
 
-static void scratch_back(const memory *m, void *p, void *few) {
-	if (p != few) m->session->Free(m->session, p);
+static void scratch_back(const host *h, void *p, void *few) {
+	if (p != few) h->session->Free(h->session, p);
+}
+
+// destroy frees a kernel that begins with its host and has nothing else to free.
+static void destroy(void *k) {
+	host_back(k);
+	free(k);
 }
 
 // each calls f for 0..n, on the session's threads where many says so.
-static OrtStatus *each(const OrtApi *api, OrtKernelContext *context, void (*f)(void *, size_t), size_t n, int many, void *of) {
-	if (many && n > 1) return api->KernelContext_ParallelFor(context, f, n, n < 64 ? n : 64, of);
-	for (size_t i = 0; i < n; i++) f(of, i);
+static OrtStatus *each(const host *h, OrtKernelContext *context, void (*f)(void *, size_t), size_t n, int many, void *of) {
+	if (many && n > 1 && !h->team) return h->api->KernelContext_ParallelFor(context, f, n, n < 64 ? n : 64, of);
+	if (many)
+		lookout_team_share(f, n, of);
+	else
+		for (size_t i = 0; i < n; i++) f(of, i);
 	return NULL;
 }
 
@@ -82,7 +95,7 @@ static OrtStatus *each(const OrtApi *api, OrtKernelContext *context, void (*f)(v
 enum { together = 16 }; // columns of a gated product's one half that come before as many of the other
 
 typedef struct {
-	memory from;
+	host from;
 	const blocks_kernels *by;
 	const rows_kernels *gate; // NULL: not gated
 	float alpha;
@@ -96,7 +109,7 @@ static void weave(const void *const half[2], int64_t n, size_t size, char *to) {
 }
 
 // create_products packs the weights of one product, or of the two halves of a gated one.
-static OrtStatus *create_products(const OrtApi *api, const OrtKernelInfo *info, int halves, void **out) {
+static OrtStatus *create_products(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, int halves, void **out) {
 	int64_t bits, k, n, block;
 	float alpha = 0;
 	TRY(api->KernelInfoGetAttribute_int64(info, "bits", &bits));
@@ -120,8 +133,8 @@ static OrtStatus *create_products(const OrtApi *api, const OrtKernelInfo *info, 
 		if (count(shape, dims) != n * row[i % 2]) return api->CreateStatus(ORT_INVALID_ARGUMENT, PRODUCT ": weights or scales are of another size");
 		TRY(api->GetTensorData(v, &data[i % 2][i / 2]));
 	}
-	memory from;
-	TRY(memory_of(api, info, &from));
+	host from;
+	TRY(host_of(op, api, info, &from));
 	char *woven[2] = {NULL, NULL};
 	int there = 1;
 	for (int i = 0; halves == 2 && i < 2; i++) {
@@ -135,7 +148,7 @@ static OrtStatus *create_products(const OrtApi *api, const OrtKernelInfo *info, 
 	there = there && made && by->pack(&made->m, bits, k, halves * n, block, halves == 2 ? (const void *)woven[0] : data[0][0], halves == 2 ? (const void *)woven[1] : data[1][0]);
 	for (int i = 0; i < 2; i++) free(woven[i]);
 	if (!there) {
-		memory_back(&from);
+		host_back(&from);
 		free(made);
 		return api->CreateStatus(ORT_FAIL, PRODUCT ": no memory for the weights");
 	}
@@ -148,16 +161,16 @@ static OrtStatus *create_products(const OrtApi *api, const OrtKernelInfo *info, 
 }
 
 static OrtStatus *create_product(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	return (void)op, create_products(api, info, 1, out);
+	return create_products(op, api, info, 1, out);
 }
 
 static OrtStatus *create_gated(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	return (void)op, create_products(api, info, 2, out);
+	return create_products(op, api, info, 2, out);
 }
 
 static void destroy_product(void *k) {
 	product *p = k;
-	memory_back(&p->from);
+	host_back(&p->from);
 	p->by->free(&p->m);
 	free(p);
 }
@@ -225,11 +238,7 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 	const int whole = k->gate ? 2 * together / m->columns : j.rows > 1 ? 2 : 1; // some kernels take two panels at a time
 	j.panels = (j.panels + whole - 1) / whole * whole;
 	size_t parts = (m->panels + j.panels - 1) / j.panels;
-	OrtStatus *failed = NULL;
-	if (parts == 1)
-		multiply(&j, 0);
-	else
-		failed = api->KernelContext_ParallelFor(context, multiply, parts, parts, &j);
+	OrtStatus *failed = each(&k->from, context, multiply, parts, 1, &j);
 	scratch_back(&k->from, scratch, few);
 	return failed;
 }
@@ -241,7 +250,7 @@ static OrtStatus *compute_product(void *of, OrtKernelContext *context) {
 #define STATIC8 "QuantizeMatMul"      // the same of rows that QuantizeLinear would make so: the library has no name for it
 
 typedef struct {
-	memory from;
+	host from;
 	const int8_kernels *by;
 	matrix8 m;
 } eight;
@@ -266,7 +275,7 @@ static OrtStatus *constant(const OrtApi *api, const OrtKernelInfo *info, size_t 
 	return api->GetTensorData(v, (const void **)data);
 }
 
-static OrtStatus *create_eight(const OrtApi *api, const OrtKernelInfo *info, size_t weights, size_t scales, size_t zeros, size_t bias, void **out) {
+static OrtStatus *create_eight(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, size_t weights, size_t scales, size_t zeros, size_t bias, void **out) {
 	const size_t at[4] = {weights, scales, zeros, bias};
 	const void *data[4];
 	int64_t shape[4][axes];
@@ -283,12 +292,12 @@ static OrtStatus *create_eight(const OrtApi *api, const OrtKernelInfo *info, siz
 	if ((all[1] != 1 && all[1] != columns) || (data[2] && all[2] != 1 && all[2] != columns) || (data[3] && all[3] != columns))
 		return api->CreateStatus(ORT_INVALID_ARGUMENT, "scales, zeros or bias of weights in 8 bits are of another size");
 	if (data[2] && is_unsigned[0] != is_unsigned[2]) return api->CreateStatus(ORT_INVALID_ARGUMENT, "weights in 8 bits and their zeros are of different types");
-	memory from;
-	TRY(memory_of(api, info, &from));
+	host from;
+	TRY(host_of(op, api, info, &from));
 	eight *made = malloc(sizeof *made);
 	const int8_kernels *by = lookout_kernels()->int8;
 	if (!made || !by->pack(&made->m, shape[0][0], columns, data[0], data[1], all[1], data[2], all[2], is_unsigned[0] ? 128 : 0, data[3])) {
-		memory_back(&from);
+		host_back(&from);
 		free(made);
 		return api->CreateStatus(ORT_FAIL, "no memory for weights in 8 bits");
 	}
@@ -299,16 +308,16 @@ static OrtStatus *create_eight(const OrtApi *api, const OrtKernelInfo *info, siz
 }
 
 static OrtStatus *create_product8(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	return (void)op, create_eight(api, info, 1, 2, 3, 4, out);
+	return create_eight(op, api, info, 1, 2, 3, 4, out);
 }
 
 static OrtStatus *create_ready8(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	return (void)op, create_eight(api, info, 1, 3, 5, 6, out);
+	return create_eight(op, api, info, 1, 3, 5, 6, out);
 }
 
 static void destroy_eight(void *k) {
 	eight *e = k;
-	memory_back(&e->from);
+	host_back(&e->from);
 	e->by->free(&e->m);
 	free(e);
 }
@@ -346,8 +355,8 @@ static OrtStatus *compute_eight(const eight *k, OrtKernelContext *context, int i
 	if (p->rows == 0) return NULL;
 	p->scratch = scratch_of(&k->from, j.by->plan(p), NULL, 0);
 	if (!p->scratch) return api->CreateStatus(ORT_FAIL, "no memory for rows in 8 bits");
-	OrtStatus *failed = each(api, context, enter8, p->tiles, 1, &j);
-	if (!failed) failed = each(api, context, multiply8, p->groups * p->shares, 1, &j);
+	OrtStatus *failed = each(&k->from, context, enter8, p->tiles, 1, &j);
+	if (!failed) failed = each(&k->from, context, multiply8, p->groups * p->shares, 1, &j);
 	scratch_back(&k->from, p->scratch, NULL);
 	return failed;
 }
@@ -376,7 +385,7 @@ static OrtStatus *compute_static8(void *of, OrtKernelContext *context) { return 
 #define HALF "GroupQueryHalfCache" // the same with keys and values in 16 bits: half to read, of what is kept the larger part
 
 typedef struct {
-	memory from;
+	host from;
 	const kernels *by;
 	int heads, shared;
 	float scale; // 0: the root of the width
@@ -384,7 +393,7 @@ typedef struct {
 } attending;
 
 // create_heads makes the kernel of an operator whose heads of keys are told by the attribute shared.
-static OrtStatus *create_heads(const OrtApi *api, const OrtKernelInfo *info, const char *shared, void **out) {
+static OrtStatus *create_heads(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, const char *shared, void **out) {
 	int64_t heads, of_keys;
 	float scale;
 	TRY(api->KernelInfoGetAttribute_int64(info, "num_heads", &heads));
@@ -395,11 +404,11 @@ static OrtStatus *create_heads(const OrtApi *api, const OrtKernelInfo *info, con
 		scale = 0;
 	}
 	if (heads <= 0 || of_keys <= 0 || heads > 1 << 16 || heads % of_keys) return api->CreateStatus(ORT_INVALID_ARGUMENT, "the numbers of heads do not fit");
-	memory from;
-	TRY(memory_of(api, info, &from));
+	host from;
+	TRY(host_of(op, api, info, &from));
 	attending *made = malloc(sizeof *made);
 	if (!made) {
-		memory_back(&from);
+		host_back(&from);
 		return api->CreateStatus(ORT_FAIL, "no memory");
 	}
 	*made = (attending){.from = from, .by = lookout_kernels(), .heads = heads, .shared = of_keys, .scale = scale};
@@ -407,19 +416,12 @@ static OrtStatus *create_heads(const OrtApi *api, const OrtKernelInfo *info, con
 	return NULL;
 }
 
-static void destroy_heads(void *k) {
-	attending *a = k;
-	memory_back(&a->from);
-	free(a);
-}
-
 static OrtStatus *create_attention(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	return (void)op, create_heads(api, info, "kv_num_heads", out);
+	return create_heads(op, api, info, "kv_num_heads", out);
 }
 
 static OrtStatus *create_half(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	(void)op;
-	TRY(create_heads(api, info, "kv_num_heads", out));
+	TRY(create_heads(op, api, info, "kv_num_heads", out));
 	((attending *)*out)->half = 1;
 	return NULL;
 }
@@ -495,9 +497,9 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 		if (!scratch) return api->CreateStatus(ORT_FAIL, ATTENTION ": no memory for the rows");
 		a->queries = scratch;
 		a->partial = scratch + (size_t)rows * k->heads * width;
-		OrtStatus *failed = each(api, context, enter, rows, rows > 8, &j);
-		if (!failed) failed = each(api, context, attend, (size_t)a->tiles * a->splits * a->shared, 1, &j);
-		if (!failed) failed = each(api, context, merge, rows, rows > 8, &j);
+		OrtStatus *failed = each(&k->from, context, enter, rows, rows > 8, &j);
+		if (!failed) failed = each(&k->from, context, attend, (size_t)a->tiles * a->splits * a->shared, 1, &j);
+		if (!failed) failed = each(&k->from, context, merge, rows, rows > 8, &j);
 		scratch_back(&k->from, scratch, few);
 		if (failed) return failed;
 	}
@@ -509,7 +511,7 @@ static OrtStatus *compute_attention(void *of, OrtKernelContext *context) {
 #define MULTIHEAD "MultiHeadAttention"
 
 static OrtStatus *create_multihead(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	return (void)op, create_heads(api, info, "num_heads", out);
+	return create_heads(op, api, info, "num_heads", out);
 }
 
 // multiheads are a run's attention of all rows, which threads share.
@@ -557,8 +559,8 @@ static OrtStatus *compute_multihead(void *of, OrtKernelContext *context) {
 	multihead *m = &j.m;
 	m->scratch = scratch_of(&k->from, j.by->plan(m), NULL, 0);
 	if (!m->scratch) return api->CreateStatus(ORT_FAIL, MULTIHEAD ": no memory for the keys");
-	OrtStatus *failed = each(api, context, pack, (size_t)m->batch * m->blocks, 1, &j);
-	if (!failed) failed = each(api, context, attend_all, m->parts, 1, &j);
+	OrtStatus *failed = each(&k->from, context, pack, (size_t)m->batch * m->blocks, 1, &j);
+	if (!failed) failed = each(&k->from, context, attend_all, m->parts, 1, &j);
 	scratch_back(&k->from, m->scratch, NULL);
 	return failed;
 }
@@ -568,15 +570,19 @@ static OrtStatus *compute_multihead(void *of, OrtKernelContext *context) {
 #define RING "RingAttention"
 
 typedef struct {
-	const OrtApi *api;
+	host from;
 	const ring_kernels *by;
 } ringing;
 
 static OrtStatus *create_ring(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	(void)op, (void)info;
+	host from;
+	TRY(host_of(op, api, info, &from));
 	ringing *made = malloc(sizeof *made);
-	if (!made) return api->CreateStatus(ORT_FAIL, "no memory");
-	*made = (ringing){api, lookout_kernels()->ring};
+	if (!made) {
+		host_back(&from);
+		return api->CreateStatus(ORT_FAIL, "no memory");
+	}
+	*made = (ringing){from, lookout_kernels()->ring};
 	*out = made;
 	return NULL;
 }
@@ -594,7 +600,7 @@ static void attend_ring(void *of, size_t part) {
 
 static OrtStatus *compute_ring(void *of, OrtKernelContext *context) {
 	const ringing *k = of;
-	const OrtApi *api = k->api;
+	const OrtApi *api = k->from.api;
 	enum { query, key, value, keys, values, age, bias, age_key, inputs };
 	const void *data[inputs];
 	int64_t shape[inputs][axes];
@@ -621,7 +627,7 @@ static OrtStatus *compute_ring(void *of, OrtKernelContext *context) {
 	if (batch * places * all == 0) return NULL;
 	const size_t parts = j.by->plan(&j.r);
 	if (!parts) return api->CreateStatus(ORT_INVALID_ARGUMENT, RING ": more heads and slots than are to be had");
-	return each(api, context, attend_ring, batch * parts, 1, &j);
+	return each(&k->from, context, attend_ring, batch * parts, 1, &j);
 }
 
 // --- what goes row by row: norms and gates -----------------------------------------------------------------------------------
@@ -629,43 +635,42 @@ static OrtStatus *compute_ring(void *of, OrtKernelContext *context) {
 #define NORM "SkipSimplifiedLayerNormalization"
 
 typedef struct {
-	const OrtApi *api;
+	host from;
 	const rows_kernels *by;
 	float number; // the attribute: epsilon, or alpha
 	float cube;
 } elementwise;
 
 // create_elementwise reads the attribute, where there is one.
-static OrtStatus *create_elementwise(const OrtApi *api, const OrtKernelInfo *info, const char *attribute, elementwise of, void **out) {
-	of.api = api;
-	of.by = lookout_kernels()->rows;
+static OrtStatus *create_elementwise(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, const char *attribute, elementwise of, void **out) {
 	if (attribute) TRY(api->KernelInfoGetAttribute_float(info, attribute, &of.number));
+	TRY(host_of(op, api, info, &of.from));
+	of.by = lookout_kernels()->rows;
 	elementwise *made = malloc(sizeof *made);
-	if (!made) return api->CreateStatus(ORT_FAIL, "no memory");
+	if (!made) {
+		host_back(&of.from);
+		return api->CreateStatus(ORT_FAIL, "no memory");
+	}
 	*made = of;
 	*out = made;
 	return NULL;
 }
 
 static OrtStatus *create_norm(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	(void)op;
-	return create_elementwise(api, info, "epsilon", (elementwise){0}, out);
+	return create_elementwise(op, api, info, "epsilon", (elementwise){0}, out);
 }
 
 static OrtStatus *create_gelu(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	(void)op;
-	return create_elementwise(api, info, "alpha", (elementwise){0}, out);
+	return create_elementwise(op, api, info, "alpha", (elementwise){0}, out);
 }
 
 // create_fast is GELU by the tangent (Hendrycks and Gimpel, arXiv:1606.08415): 1 + tanh(a) is 2 / (1 + e^-2a).
 static OrtStatus *create_fast(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	(void)op;
-	return create_elementwise(api, info, NULL, (elementwise){.number = 2 * 0.7978845608f, .cube = 0.044715f}, out);
+	return create_elementwise(op, api, info, NULL, (elementwise){.number = 2 * 0.7978845608f, .cube = 0.044715f}, out);
 }
 
 static OrtStatus *create_normal(const OrtCustomOp *op, const OrtApi *api, const OrtKernelInfo *info, void **out) {
-	(void)op;
-	return create_elementwise(api, info, NULL, (elementwise){0}, out);
+	return create_elementwise(op, api, info, NULL, (elementwise){0}, out);
 }
 
 // numbers are the rows of a run, which threads share.
@@ -702,7 +707,7 @@ static void gelu(void *of, size_t row) {
 
 static OrtStatus *compute_norm(void *of, OrtKernelContext *context) {
 	const elementwise *k = of;
-	const OrtApi *api = k->api;
+	const OrtApi *api = k->from.api;
 	const void *data[3];
 	int64_t shape[3][axes];
 	size_t n[3];
@@ -720,13 +725,13 @@ static OrtStatus *compute_norm(void *of, OrtKernelContext *context) {
 		TRY(api->KernelContext_GetOutput(context, 3, shape[0], n[0], &out));
 		if (out) TRY(api->GetTensorMutableData(out, (void **)&r.sum));
 	}
-	return each(api, context, norm, all / width, all > 1 << 14, &r);
+	return each(&k->from, context, norm, all / width, all > 1 << 14, &r);
 }
 
 // compute_rows calls f for each row of the first input. The second input and the third, as far as there are any, are as
 // long as a row.
 static OrtStatus *compute_rows(const elementwise *k, OrtKernelContext *context, void (*f)(void *, size_t)) {
-	const OrtApi *api = k->api;
+	const OrtApi *api = k->from.api;
 	const void *data[3] = {0};
 	int64_t shape[axes];
 	size_t inputs, n = 0, width = 1, all = 1;
@@ -748,7 +753,7 @@ static OrtStatus *compute_rows(const elementwise *k, OrtKernelContext *context, 
 	OrtValue *out;
 	TRY(api->KernelContext_GetOutput(context, 0, shape, n, &out));
 	TRY(api->GetTensorMutableData(out, (void **)&r.y));
-	return all ? each(api, context, f, all / width, all > 1 << 14, &r) : NULL;
+	return all ? each(&k->from, context, f, all / width, all > 1 << 14, &r) : NULL;
 }
 
 static OrtStatus *compute_gelu(void *of, OrtKernelContext *context) { return compute_rows(of, context, gelu); }
@@ -856,29 +861,35 @@ static OrtCustomOp operators[] = {
 	{SAME, .GetName = static8_name, .GetInputTypeCount = ready8_inputs, .GetInputType = static8_input, .GetInputCharacteristic = behind_zero,
 		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_ready8, .KernelComputeV2 = compute_static8, .KernelDestroy = destroy_eight},
 	{SAME, .GetName = attention_name, .GetInputTypeCount = attention_inputs, .GetInputType = attention_input, .GetInputCharacteristic = packed,
-		.GetOutputTypeCount = attention_outputs, .GetOutputCharacteristic = required, .CreateKernelV2 = create_attention, .KernelComputeV2 = compute_attention, .KernelDestroy = destroy_heads},
+		.GetOutputTypeCount = attention_outputs, .GetOutputCharacteristic = required, .CreateKernelV2 = create_attention, .KernelComputeV2 = compute_attention, .KernelDestroy = destroy},
 	{SAME, .GetName = half_name, .GetInputTypeCount = attention_inputs, .GetInputType = half_input, .GetInputCharacteristic = packed, .GetOutputType = half_output,
-		.GetOutputTypeCount = attention_outputs, .GetOutputCharacteristic = required, .CreateKernelV2 = create_half, .KernelComputeV2 = compute_attention, .KernelDestroy = destroy_heads},
+		.GetOutputTypeCount = attention_outputs, .GetOutputCharacteristic = required, .CreateKernelV2 = create_half, .KernelComputeV2 = compute_attention, .KernelDestroy = destroy},
 	{SAME, .GetName = multihead_name, .GetInputTypeCount = three, .GetInputType = floats, .GetInputCharacteristic = required,
-		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_multihead, .KernelComputeV2 = compute_multihead, .KernelDestroy = destroy_heads},
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_multihead, .KernelComputeV2 = compute_multihead, .KernelDestroy = destroy},
 	{SAME, .GetName = ring_name, .GetInputTypeCount = ring_inputs, .GetInputType = ring_input, .GetInputCharacteristic = required,
-		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_ring, .KernelComputeV2 = compute_ring, .KernelDestroy = free,
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_ring, .KernelComputeV2 = compute_ring, .KernelDestroy = destroy,
 		.InferOutputShapeFn = like_the_first},
 	{SAME, .GetName = norm_name, .GetInputTypeCount = norm_inputs, .GetInputType = floats, .GetInputCharacteristic = required,
-		.GetOutputTypeCount = norm_outputs, .GetOutputCharacteristic = first, .CreateKernelV2 = create_norm, .KernelComputeV2 = compute_norm, .KernelDestroy = free},
+		.GetOutputTypeCount = norm_outputs, .GetOutputCharacteristic = first, .CreateKernelV2 = create_norm, .KernelComputeV2 = compute_norm, .KernelDestroy = destroy},
 	{SAME, .GetName = gelu_name, .GetInputTypeCount = one, .GetInputType = floats, .GetInputCharacteristic = required,
-		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_gelu, .KernelComputeV2 = compute_gelu, .KernelDestroy = free},
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_gelu, .KernelComputeV2 = compute_gelu, .KernelDestroy = destroy},
 	{SAME, .GetName = layer_name, .GetInputTypeCount = three, .GetInputType = floats, .GetInputCharacteristic = required,
-		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_norm, .KernelComputeV2 = compute_layer, .KernelDestroy = free},
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_norm, .KernelComputeV2 = compute_layer, .KernelDestroy = destroy},
 	{SAME, .GetName = normal_name, .GetInputTypeCount = one, .GetInputType = floats, .GetInputCharacteristic = required,
-		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_normal, .KernelComputeV2 = compute_normal, .KernelDestroy = free},
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_normal, .KernelComputeV2 = compute_normal, .KernelDestroy = destroy},
 	{SAME, .GetName = biased_name, .GetInputTypeCount = two, .GetInputType = floats, .GetInputCharacteristic = required,
-		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_normal, .KernelComputeV2 = compute_normal, .KernelDestroy = free},
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_normal, .KernelComputeV2 = compute_normal, .KernelDestroy = destroy},
 	{SAME, .GetName = fast_name, .GetInputTypeCount = one, .GetInputType = floats, .GetInputCharacteristic = required,
-		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_fast, .KernelComputeV2 = compute_gelu, .KernelDestroy = free},
+		.GetOutputTypeCount = one, .GetOutputCharacteristic = required, .CreateKernelV2 = create_fast, .KernelComputeV2 = compute_gelu, .KernelDestroy = destroy},
 };
 
-static OrtCustomOpDomain *domain; // lives as long as the library
+enum { n_operators = sizeof operators / sizeof *operators };
+
+static OrtCustomOp of_team[n_operators]; // the same for sessions whose threads are the team's
+
+static int has_team(const OrtCustomOp *op) { return op >= of_team && op < of_team + n_operators; }
+
+static OrtCustomOpDomain *domains[2]; // without and with a team; they live as long as the library
 
 // why keeps what failed: a status goes with the library's memory.
 static const char *why(OrtStatus *s) {
@@ -890,24 +901,28 @@ static const char *why(OrtStatus *s) {
 	return text;
 }
 
-const char *lookout_kernels_register(const char *library, void *options) {
+const char *lookout_kernels_register(const char *library, void *options, int team) {
 	if (!lookout_kernels()) return "this CPU has not the instructions";
-	if (!domain) {
+	OrtCustomOpDomain **domain = &domains[team != 0];
+	if (!api) {
 		void *handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
 		if (!handle) return "the library is not loaded";
 		const OrtApiBase *(*base)(void) = (const OrtApiBase *(*)(void))dlsym(handle, "OrtGetApiBase");
 		dlclose(handle); // it stays: who loaded it holds it
 		if (!base || !(api = base()->GetApi(API_VERSION))) return "the library is of another version";
-		OrtStatus *failed;
+		memcpy(of_team, operators, sizeof operators);
+	}
+	OrtStatus *failed;
+	if (!*domain) {
 		OrtCustomOpDomain *made;
 		if ((failed = api->CreateCustomOpDomain(DOMAIN, &made))) return why(failed);
-		for (size_t i = 0; i < sizeof operators / sizeof *operators; i++)
-			if ((failed = api->CustomOpDomain_Add(made, &operators[i]))) {
+		for (size_t i = 0; i < n_operators; i++)
+			if ((failed = api->CustomOpDomain_Add(made, team ? &of_team[i] : &operators[i]))) {
 				api->ReleaseCustomOpDomain(made);
 				return why(failed);
 			}
-		domain = made;
+		*domain = made;
 	}
-	OrtStatus *failed = api->AddCustomOpDomain(options, domain);
+	failed = api->AddCustomOpDomain(options, *domain);
 	return failed ? why(failed) : NULL;
 }

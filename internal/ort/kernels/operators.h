@@ -5,8 +5,9 @@
 #include <onnxruntime_c_api.h>
 
 // lookout_kernels_register makes the operators known to a session with these options
-// (an OrtSessionOptions). library is the path by which ONNX Runtime was loaded.
+// (an OrtSessionOptions). library is the path by which ONNX Runtime was loaded. With team, their
+// threads are the team's in place of the session's.
 // It gives NULL, or what is wrong. Calls must not overlap.
-const char *lookout_kernels_register(const char *library, void *options);
+const char *lookout_kernels_register(const char *library, void *options, int team);
 
 #endif
