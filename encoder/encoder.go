@@ -72,7 +72,7 @@ type over struct {
 // place of one that was not seen for forget runs. Frames beyond that are copied:
 // binding them at each run would cost more.
 const (
-	maxOver = 32
+	maxOver = 256 // of some 85 streams
 	forget  = 8 * maxOver
 )
 

@@ -19,8 +19,8 @@ var errStopped = errors.New("pipeline: stopped")
 // when a newer one waits.
 var errLate = errors.New("pipeline: a newer frame came before this one's turn to be encoded")
 
-// Batcher encodes frames of several streams in one call of the encoder. While
-// one call runs the next batch gathers; each stream has at most one frame in
+// Batcher encodes frames of several streams, several in one call of the encoder
+// where that costs less. While one call runs the next batch gathers; each stream has at most one frame in
 // it, so none gets more than its share.
 type Batcher struct {
 	enc  VisualEncoder
@@ -66,7 +66,7 @@ func (r *encodeRequest) late(now time.Time) bool {
 	return !r.deadline.IsZero() && now.After(r.deadline) && !r.place.kept && r.place.newer()
 }
 
-// NewBatcher makes a Batcher of at most limit frames a call.
+// NewBatcher makes a Batcher of at most limit frames a call; under 1 means 1.
 func NewBatcher(enc VisualEncoder, info ModelInfo, limit int) *Batcher {
 	limit = max(limit, 1)
 	patched := 0

@@ -168,6 +168,7 @@ type ModelInfo struct {
 	Window        int     // frames that an answer can rest on
 	Patches, Dim  int     // of the encoder's tokens for one frame
 	Embed         int     // of the image embedding; 0: none
+	Batch         int     // frames for which one call of the encoder costs less than a call each; 0: it never does
 	Patched       bool    // each patch has an embedding too
 	Changes       bool    // knows the Changes task
 	Silent        bool    // has no language model: labels and search only

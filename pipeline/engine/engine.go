@@ -125,11 +125,15 @@ func (e *Engine) openBundle(c configs.Config) (err error) {
 		return err
 	}
 	m := e.Bundle.Manifest
+	batch := 0 // on a CPU eight frames take as long as eight times one, or longer, and a single frame is not copied
+	if e.Runtime.Device() != "cpu" {
+		batch = encoder.MaxBatch
+	}
 	e.Models = &pipeline.Models{
 		Info: pipeline.ModelInfo{
 			Name: e.Bundle.Name, Hash: e.Bundle.Hash, Width: m.Image.Width, Height: m.Image.Height, FPS: m.Image.SampleFPS, Window: m.Decoder.FramesInWindow,
 			Patches: m.Encoder.Patches, Dim: m.Encoder.Dim, Embed: m.Encoder.Embed, Patched: true, Changes: true, SpeakAt: speakAt, Labels: m.Clip.Labels,
-			DomainThreshold: float32(m.Domain.Threshold), Domain: m.Domain.Description,
+			DomainThreshold: float32(m.Domain.Threshold), Domain: m.Domain.Description, Batch: batch,
 		},
 		Encoder:    eyes{see},
 		Labeler:    &labeler{text: text},

@@ -99,7 +99,7 @@ func (s *Server) pick(name string) (*pipeline.Deps, error) {
 		return nil, fmt.Errorf("model %s: %w", name, err)
 	}
 	d := *s.deps
-	d.Models, d.Batcher, d.Pick = m, pipeline.NewBatcher(m.Encoder, m.Info, min(max(len(c.Streams), 1), 8)), nil
+	d.Models, d.Batcher, d.Pick = m, pipeline.NewBatcher(m.Encoder, m.Info, min(len(c.Streams), m.Info.Batch)), nil
 	s.behind.Go(func() error { return d.Batcher.Run(s.back) })
 	s.picked[name] = &d
 	return &d, nil
@@ -162,7 +162,7 @@ func New(o Options) (_ *Server, err error) {
 			return nil, err
 		}
 	}
-	s.batcher = pipeline.NewBatcher(o.Models.Encoder, o.Models.Info, min(max(len(c.Streams), 1), 8))
+	s.batcher = pipeline.NewBatcher(o.Models.Encoder, o.Models.Info, min(len(c.Streams), o.Models.Info.Batch))
 	s.deps = &pipeline.Deps{Models: o.Models, Batcher: s.batcher, Emitter: s.emitter, Bus: s.bus, Open: o.Open, Log: o.Log, Keep: s.keep, Pick: s.pick, MaxTokens: c.LLM.MaxTokens}
 	s.clips.SetLimit(maxClips)
 	if s.evidence != nil && c.Evidence.Alerts != configs.KeepSnapshot {
