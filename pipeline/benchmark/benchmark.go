@@ -94,7 +94,7 @@ func (r *Runner) useOwn() error {
 	m := *e.Models
 	m.Info.DomainThreshold = 0
 	ctx, cancel := context.WithCancel(context.Background())
-	r.own, r.models, r.batch = e, &m, pipeline.NewBatcher(m.Encoder, m.Info, 8)
+	r.own, r.models, r.batch = e, &m, pipeline.NewBatcher(m.Encoder, m.Info, m.Info.Batch)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = r.batch.Run(ctx) }) // returns no error
 	r.stop = func() { cancel(); wg.Wait() }
