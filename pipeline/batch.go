@@ -19,9 +19,9 @@ var errStopped = errors.New("pipeline: stopped")
 // when a newer one waits.
 var errLate = errors.New("pipeline: a newer frame came before this one's turn to be encoded")
 
-// Batcher encodes frames of several streams, several in one call of the encoder
-// where that costs less. While one call runs the next batch gathers; each stream has at most one frame in
-// it, so none gets more than its share.
+// Batcher encodes frames of several streams, together in one call of the encoder
+// where that costs less. While one call runs the next batch gathers; each stream
+// has at most one frame in it, so none gets more than its share.
 type Batcher struct {
 	enc  VisualEncoder
 	info ModelInfo

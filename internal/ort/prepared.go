@@ -158,7 +158,8 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) (*ortgo.D
 }
 
 // kept builds the session from the folder of a prepared graph.
-func (e *Env) kept(keep string, s *Session) (*ortgo.DynamicAdvancedSession, error) {
+func (e *Env) kept(keep string, s *Session) (_ *ortgo.DynamicAdvancedSession, err error) {
+	defer func() { s.team = s.team && err == nil }() // what is built in its place has the library's threads
 	path := filepath.Join(keep, preparedGraph)
 	if e.own && s.threads > 1 && s.threads == e.cfg.Threads {
 		model, err := os.ReadFile(path)
@@ -172,12 +173,8 @@ func (e *Env) kept(keep string, s *Session) (*ortgo.DynamicAdvancedSession, erro
 		s.team = ours && kernels.StartTeam(s.threads)
 	}
 	built, err := e.build(Source{Path: path}, ortgo.GraphOptimizationLevelDisableAll, "", s)
-	if err != nil {
-		s.team = false
-		return nil, err
-	}
-	if !s.halves {
-		return built, nil
+	if err != nil || !s.halves {
+		return built, err
 	}
 	inputs, outputs, _, err := readGraphFile(path)
 	if err != nil {

@@ -80,15 +80,15 @@ func ownNodes(model []byte) (changed []byte, n int, err error) {
 	return append(append(model, 0x42, byte(len(one))), one...), n, nil
 }
 
-// onlyOurs tells whether package kernels multiplies all that the graph's products, in 4
-// or 8 bits, do: then its threads need not be the library's.
+// onlyOurs tells whether package kernels does all that takes long in a graph, as in a
+// language model in 4 bits: then no thread of the library's is needed beside its team.
 func onlyOurs(model []byte) (bool, error) {
 	ours, others := 0, 0
 	err := parts(model, func(n operator) {
 		switch {
 		case string(n.domain) == kernels.Domain && strings.HasSuffix(n.op, "MatMulNBits"):
 			ours++
-		case n.nested, strings.Contains(n.op, "MatMul"), strings.Contains(n.op, "Gemm"), strings.Contains(n.op, "Conv"), n.op != "" && strings.HasSuffix(n.op, "Attention") && string(n.domain) != kernels.Domain:
+		case n.nested, strings.Contains(n.op, "MatMul"), strings.Contains(n.op, "Gemm"), strings.Contains(n.op, "Conv"), strings.HasSuffix(n.op, "Attention") && string(n.domain) != kernels.Domain:
 			others++
 		}
 	}, func(string, table) {})
