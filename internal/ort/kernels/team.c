@@ -89,7 +89,6 @@ static void wake(void) {
 
 static void *help(void *of) {
 	const int self = (int)((share *)of - team.shares);
-	pthread_setname_np(pthread_self(), "lookout-team"); // in what lists threads
 	atomic_size_t *mine = &team.shares[self].left;
 	int64_t since = now();
 	while (!atomic_load(&team.over)) {
@@ -116,7 +115,9 @@ int lookout_team_start(int n) {
 	sigfillset(&all); // signals are for the program's own threads
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	int there = 0;
-	while (there < n - 1 && pthread_create(&team.threads[there], NULL, help, &team.shares[there + 1]) == 0) there++;
+	while (there < n - 1 && pthread_create(&team.threads[there], NULL, help, &team.shares[there + 1]) == 0) {
+		pthread_setname_np(team.threads[there++], "lookout-team"); // in what lists threads, before anyone looks
+	}
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (there == n - 1) return 1;
 	team.n = there + 1;
