@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -131,6 +132,48 @@ func TestChangeBetweenAskingsIsAsked(t *testing.T) {
 		if !slices.Contains(said, "description start A red van stands.") && !slices.Contains(said, "description update A red van stands.") {
 			t.Errorf("what it settled to is not described: %q", said)
 		}
+	}
+}
+
+// TestLabelsOfAPictureThatStaysAreScored: what comes within a second of the last
+// scores and then stands still has scores of its own, and so have new labels.
+func TestLabelsOfAPictureThatStaysAreScored(t *testing.T) {
+	src := &testSource{scenes: slices.Concat(repeat(2, 30), repeat(40, 10)), pace: make(chan struct{})}
+	w := newWorld(t, map[string]*testSource{"a": src})
+	w.deps.Models.Labeler = &testLabeler{}
+	c := stream("a")
+	c.Labels = []string{"van"}
+	s := w.lockstep(c)
+	go func() {
+		defer close(src.pace)
+		for i := range src.scenes {
+			if i == 20 {
+				s.SetLabels([]string{"van", "dog"})
+			}
+			src.pace <- struct{}{}
+		}
+	}()
+	if err := s.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for {
+		select {
+		case it := <-w.sub.C():
+			if it.Event != nil && it.Event.Data.Labels != nil {
+				said := ""
+				for _, l := range it.Event.Data.Labels {
+					said += fmt.Sprintf("%s %.1f ", l.Name, l.Probability)
+				}
+				got = append(got, said)
+			}
+			continue
+		default:
+		}
+		break
+	}
+	if want := []string{"van 0.9 ", "van 0.1 ", "van 0.1 dog 0.9 "}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -43,6 +44,7 @@ type talker struct {
 
 	due       time.Duration // media time of the next description
 	labelsDue time.Duration
+	labelled  []string                 // what the newest encoded frame was scored against; nil before it was
 	said      map[string]time.Duration // sentences of the change narration
 	last      string                   // the description that stands, in the model's own words
 	viewers   map[string]string        // last answer to each viewer's prompt
@@ -147,7 +149,7 @@ func (t *talker) frame(ctx context.Context, f *media.Frame) error {
 	if !seen.Encoded {
 		t.s.st.skip(SkipStill, 1)
 	} else {
-		t.image = seen.Picture.Image
+		t.image, t.labelled = seen.Picture.Image, nil
 	}
 	if !seen.Settled {
 		if n := max(t.s.deps.Models.Info.Window, 1); len(t.evidence) >= n {
@@ -516,11 +518,12 @@ func (t *talker) flushViewers(ctx context.Context, news bool) error {
 }
 
 // label scores the zero-shot labels, at most once a second, and tells when they
-// move.
+// move. A picture that comes within that second is scored after it, even if
+// nothing has moved since.
 func (t *talker) label(ctx context.Context, seen Seen) error {
 	labels := t.s.currentLabels()
 	lab := t.s.deps.Models.Labeler
-	if lab == nil || len(labels) == 0 || !seen.Encoded || t.now.Media < t.labelsDue {
+	if lab == nil || len(labels) == 0 || slices.Equal(labels, t.labelled) || t.now.Media < t.labelsDue {
 		return nil
 	}
 	t.labelsDue = t.now.Media + t.s.load.slower(time.Second)
@@ -528,6 +531,7 @@ func (t *talker) label(ctx context.Context, seen Seen) error {
 	if err != nil {
 		return err
 	}
+	t.labelled = labels
 	t.s.st.mu.Lock()
 	moved := labelsMoved(t.s.st.labels, scores)
 	if moved {
