@@ -111,7 +111,11 @@ func Open(dir string, env *ort.Env, opt Options) (m *Model, err error) {
 			return nil, err
 		}
 		alone := name == "model" || name == "decoder_model_merged" // two graphs must agree on what they keep
-		s, err := env.NewSession(ort.Source{Path: path}, ort.Options{HalfCache: alone})
+		options := ort.Options{HalfCache: alone}
+		if alone || strings.HasPrefix(name, "decoder") {
+			options.LastRow = "logits"
+		}
+		s, err := env.NewSession(ort.Source{Path: path}, options)
 		if err == nil {
 			m.sessions = append(m.sessions, s)
 		}

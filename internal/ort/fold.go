@@ -13,6 +13,7 @@ type node struct {
 	operator
 	raw           []byte
 	changed, gone bool
+	before        []byte // a NodeProto that is to stand in front of it
 }
 
 // vertices are the nodes of a graph, with what leads from one to the other.
@@ -54,7 +55,7 @@ func (k *knowledge) fold(model []byte) (folded []byte, n int, err error) {
 // rewrite gives a model whose graph has its nodes as change leaves them, and after
 // that, unless it is nil, what then makes of its bytes; model itself where change
 // gives false.
-func rewrite(model []byte, change func(*vertices) bool, then func(graph []byte) error) (changed []byte, err error) {
+func rewrite(model []byte, change func(*vertices) bool, then func(graph []byte) ([]byte, error)) (changed []byte, err error) {
 	for rest := model; len(rest) > 0; {
 		size, num, _, graph, err := field(rest)
 		if err != nil {
@@ -73,7 +74,7 @@ func rewrite(model []byte, change func(*vertices) bool, then func(graph []byte) 
 			return model, nil
 		}
 		if graph, err = g.write(graph); err == nil && then != nil {
-			err = then(graph)
+			graph, err = then(graph)
 		}
 		if err != nil {
 			return nil, err
@@ -211,6 +212,9 @@ func (g *vertices) write(graph []byte) ([]byte, error) {
 		} else {
 			v := g.all[next]
 			next++
+			if v.before != nil {
+				out = appendBytes(out, 1, v.before)
+			}
 			switch {
 			case v.gone:
 			case v.changed:
@@ -257,4 +261,9 @@ func appendBytes(msg []byte, num uint64, b []byte) []byte {
 	msg = binary.AppendUvarint(msg, num<<3|2)
 	msg = binary.AppendUvarint(msg, uint64(len(b)))
 	return append(msg, b...)
+}
+
+// appendNumber appends a field that holds a whole number.
+func appendNumber(msg []byte, num, v uint64) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(msg, num<<3), v)
 }

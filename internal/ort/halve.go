@@ -14,7 +14,7 @@ func halveCache(model []byte) ([]byte, error) {
 	return rewrite(model, func(g *vertices) bool {
 		cache = g.halve()
 		return len(cache) > 0
-	}, func(graph []byte) error { return retype(graph, cache, codeFloat32, codeFloat16) })
+	}, func(graph []byte) ([]byte, error) { return graph, retype(graph, cache, codeFloat32, codeFloat16) })
 }
 
 // halve changes all attention, and gives the names of what becomes 16 bits: none

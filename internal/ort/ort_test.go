@@ -453,7 +453,7 @@ func TestMemoryIsFlat(t *testing.T) {
 }
 
 func FuzzReadGraph(f *testing.F) {
-	for _, n := range []string{"add.onnx", "types.onnx", "slow.onnx", "weights.onnx", "attention.onnx", "attention_partial.onnx", "ring.onnx", "folded.onnx", "gated.onnx", "attention_long.onnx"} {
+	for _, n := range []string{"add.onnx", "types.onnx", "slow.onnx", "weights.onnx", "attention.onnx", "attention_partial.onnx", "ring.onnx", "folded.onnx", "gated.onnx", "attention_long.onnx", "products.onnx"} {
 		b, err := os.ReadFile(filepath.Join("testdata", n))
 		if err != nil {
 			f.Fatal(err)
@@ -471,6 +471,12 @@ func FuzzReadGraph(f *testing.F) {
 		rest, err := withoutBodies(b)
 		if err == nil && len(rest) > len(b) {
 			t.Fatal("grown by what was left out")
+		}
+		for _, out := range outs {
+			last, err := lastRow(rest, out.Name)
+			if _, _, _, readable := readGraph(last); err == nil && readable != nil && len(last) != len(rest) {
+				t.Fatalf("with the last row of %q: %v", out.Name, readable)
+			}
 		}
 		changed, n, err := ownNodes(bytes.Clone(rest))
 		if err != nil || n == 0 {

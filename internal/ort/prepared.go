@@ -107,6 +107,9 @@ func (e *Env) place(src Source, s *Session, size int64, beside []string) string 
 	if s.halves {
 		id += " halves"
 	}
+	if s.last != "" {
+		id += " last " + s.last
+	}
 	return filepath.Join(e.cfg.CacheDir, preparedName(id, e.Version(), e.Device()))
 }
 
@@ -131,7 +134,7 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) (*ortgo.D
 	}
 	quick := false
 	if !e.cuda {
-		if quick, err = quicken(tmp, e.own, s.halves); err != nil {
+		if quick, err = quicken(tmp, e.own, s.halves, s.last); err != nil {
 			return fresh, err
 		}
 	}
@@ -173,7 +176,7 @@ func (e *Env) kept(keep string, s *Session) (_ *ortgo.DynamicAdvancedSession, er
 		s.team = ours && kernels.StartTeam(s.threads)
 	}
 	built, err := e.build(Source{Path: path}, ortgo.GraphOptimizationLevelDisableAll, "", s)
-	if err != nil || !s.halves {
+	if err != nil || !s.halves && s.last == "" {
 		return built, err
 	}
 	inputs, outputs, _, err := readGraphFile(path)
@@ -186,11 +189,11 @@ func (e *Env) kept(keep string, s *Session) (_ *ortgo.DynamicAdvancedSession, er
 	return built, nil
 }
 
-// adopt gives values the types that they have in the prepared graph.
+// adopt gives values the types and shapes that they have in the prepared graph.
 func adopt(list, prepared []Info) {
 	for i, v := range list {
 		if at, err := find(prepared, v.Name); err == nil {
-			list[i].Type, list[i].code = prepared[at].Type, prepared[at].code
+			list[i] = prepared[at]
 		}
 	}
 }
@@ -305,7 +308,7 @@ func roomFor(dir string, n int64) bool {
 // preparedName is the name of a graph prepared by this library on this kind of
 // machine: layouts chosen for one CPU are wrong for another.
 func preparedName(id, version, device string) string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{"13", id, version, device, cpuID()}, "\n")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{"14", id, version, device, cpuID()}, "\n")))
 	return hex.EncodeToString(sum[:12])
 }
 

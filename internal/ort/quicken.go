@@ -17,24 +17,28 @@ import (
 // quicken changes a prepared graph so that reading tokens costs less, and tells
 // whether it did: nodes become those of package kernels, where own says that this
 // machine can run them, and what attention is left to the library loses its scale.
-// With halves, keys and values are kept in 16 bits.
-func quicken(dir string, own, halves bool) (bool, error) {
+// With halves, keys and values are kept in 16 bits; of the output last, unless it is
+// empty, only the last row is made.
+func quicken(dir string, own, halves bool, last string) (bool, error) {
 	path := filepath.Join(dir, preparedGraph)
 	model, err := os.ReadFile(path)
 	if err != nil {
 		return false, err
 	}
-	ours := 0
+	ours, whole := 0, 0
 	if own {
 		if model, ours, err = ownNodes(model); err == nil && halves {
 			model, err = halveCache(model)
 		}
-		if err != nil {
-			return false, err
-		}
+	}
+	if whole = len(model); err == nil && last != "" {
+		model, err = lastRow(model, last)
+	}
+	if err != nil {
+		return false, err
 	}
 	unscaled, err := scaleTables(model, filepath.Join(dir, preparedWeights))
-	if err != nil || !unscaled && ours == 0 {
+	if err != nil || !unscaled && ours == 0 && len(model) == whole {
 		return false, err
 	}
 	return true, os.WriteFile(path, model, 0o644)

@@ -39,6 +39,10 @@ type Options struct {
 	// HalfCache lets a language model keep keys and values in 16 bits where its file
 	// has float32 and this machine gains by it: see the types of Inputs.
 	HalfCache bool
+	// LastRow is an output, [batch, rows, columns], of which only the last row is read:
+	// a prepared graph makes no others where they are a product with weights. See the
+	// shape of Outputs.
+	LastRow string
 	// Stoppable lets Run be stopped in the middle, at the cost of a few small
 	// allocations a run. Files of 16 MB and more always are.
 	Stoppable bool
@@ -58,6 +62,7 @@ type Session struct {
 	threads int
 	stops   bool
 	halves  bool
+	last    string
 	team    bool // the threads are the process's team in place of the library's
 	s       *ortgo.DynamicAdvancedSession
 
@@ -105,7 +110,7 @@ func (e *Env) NewSession(src Source, opt Options) (*Session, error) {
 		}
 	}
 	s.threads, s.stops = e.share(size, opt.Threads), opt.Stoppable || size >= small
-	s.halves = opt.HalfCache
+	s.halves, s.last = opt.HalfCache, opt.LastRow
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
