@@ -30,6 +30,7 @@ type graphs struct {
 	inPlace                bool         // past and present may be one buffer
 	room                   int          // positions that it always has; 0: any number
 	ids                    bool         // takes ids: the embedding is in the graph
+	placed                 bool         // is told each token's place
 	flat                   bool         // embeddings and logits are bound as they are, not as float16
 	embed                  *ort.Session // where the graph does not embed
 }
@@ -77,6 +78,7 @@ func newGraphs(first, next *ort.Session, t text) (*graphs, error) {
 		g.room = dim(in, 2, 0)
 		g.limit = min(g.limit, g.room)
 	}
+	_, g.placed = has(next.Inputs, "position_ids")
 	g.flat = g.plain()
 	g.inPlace = g.trial()
 	return g, nil
@@ -97,6 +99,7 @@ type decoder struct {
 	room   [2]int // positions that fit
 	cur    int
 	len    int
+	ahead  int // by how much the place of what is read next is behind len: see Session.places
 
 	mask, at []int64
 	all      []float32 // logits of a run
@@ -131,6 +134,16 @@ func (d *decoder) grow(k, n int) {
 // read reads n tokens: their embeddings, or their ids where the graph embeds.
 // The logits of the last are in d.logits.
 func (d *decoder) read(ctx context.Context, embeds []float32, ids []int64, n int) error {
+	d.at = d.at[:0]
+	for p := d.len; p < d.len+n; p++ {
+		d.at = append(d.at, int64(p+d.ahead))
+	}
+	return d.readAt(ctx, embeds, ids, d.at)
+}
+
+// readAt reads a token for each of the places at, which graphs have as position_ids.
+func (d *decoder) readAt(ctx context.Context, embeds []float32, ids, at []int64) error {
+	n := len(at)
 	if d.len+n > d.g.limit {
 		return fmt.Errorf("%w: %d tokens, and %d more than the %d it holds", ErrFull, d.len, n, d.g.limit)
 	}
@@ -155,7 +168,7 @@ func (d *decoder) read(ctx context.Context, embeds []float32, ids []int64, n int
 		if ids != nil {
 			i = ids[from : from+step]
 		}
-		if err := d.step(ctx, s, e, i, step); err != nil {
+		if err := d.step(ctx, s, e, i, at[from:from+step]); err != nil {
 			return err
 		}
 		from += step
@@ -163,9 +176,10 @@ func (d *decoder) read(ctx context.Context, embeds []float32, ids []int64, n int
 	return nil
 }
 
-func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, ids []int64, n int) error {
+func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, ids, at []int64) error {
+	n := len(at)
 	if d.fixed && n == 1 && d.g.flat {
-		return d.next1(ctx, embeds, ids)
+		return d.next1(ctx, embeds, ids, at[0])
 	}
 	slot := &d.calls[2]
 	if s == d.g.first {
@@ -186,11 +200,7 @@ func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, id
 			d.mask = append(d.mask, 1)
 		}
 	}
-	d.at = d.at[:0]
-	for p := d.len; p < total; p++ {
-		d.at = append(d.at, int64(p))
-	}
-	rows := d.bindInputs(c, s, embeds, ids, d.at, n)
+	rows := d.bindInputs(c, s, embeds, ids, at, n)
 	for _, out := range s.Outputs {
 		if out.Name == "logits" {
 			if dim(out, 1, rows) == 1 {

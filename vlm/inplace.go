@@ -54,7 +54,7 @@ func (g *graphs) trial() bool {
 		} else {
 			e = embeds[k*g.width : (k+1)*g.width]
 		}
-		if err := d.step(context.Background(), g.next, e, id, 1); err != nil {
+		if err := d.step(context.Background(), g.next, e, id, []int64{int64(k)}); err != nil {
 			return false
 		}
 		for p := range room {
@@ -146,7 +146,7 @@ type single struct {
 
 // next1 reads one token over a fixed cache, by a binding that stays. Without
 // embeds it looks them up. It allocates nothing.
-func (d *decoder) next1(ctx context.Context, embeds []float32, ids []int64) error {
+func (d *decoder) next1(ctx context.Context, embeds []float32, ids []int64, at int64) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (d *decoder) next1(ctx context.Context, embeds []float32, ids []int64) erro
 			return err
 		}
 	}
-	o.at[0] = int64(d.len)
+	o.at[0] = at
 	if err := o.c.b.Step(ctx); err != nil {
 		return err
 	}
@@ -298,9 +298,9 @@ func turned(keys, turn []float32) {
 	}
 }
 
-// forget takes positions, in order, out of the cache; what is behind each moves
-// down and its keys are turned to their new places.
-func (d *decoder) forget(gone []int, r *rope) {
+// forget takes positions, in order, out of the cache; the keys of what is behind each
+// are turned to their new places, which are down by as many.
+func (d *decoder) forget(gone, down []int, r *rope) {
 	size, to := d.g.headDim, 1-d.cur
 	if d.fixed {
 		to = d.cur
@@ -314,33 +314,37 @@ func (d *decoder) forget(gone []int, r *rope) {
 		return used * size
 	}
 	kept := d.len - len(gone)
-	turns := make([][]float32, len(gone)+1) // by how many places
-	for n := range turns {
-		turns[n] = r.turn(n)
+	turns := make([][]float32, len(gone)) // of what is behind each
+	for k, n := range down {
+		if k > 0 && n == down[k-1] {
+			turns[k] = turns[k-1]
+		} else if n > 0 {
+			turns[k] = r.turn(n)
+		}
 	}
 	var wide []float32
 	for i := range 2 * d.g.layers {
 		for h := range d.g.heads {
 			at, into := h*row(d.len), h*row(kept)
 			if d.g.half {
-				squeeze(d.f16[to][i][into:], d.f16[d.cur][i][at:], gone, d.len, size, func(keys []uint16, n int) {
-					if i%2 != 0 { // values
+				squeeze(d.f16[to][i][into:], d.f16[d.cur][i][at:], gone, d.len, size, func(keys []uint16, k int) {
+					if i%2 != 0 || turns[k] == nil { // values, or what stays where it is
 						return
 					}
 					wide = wide[:0]
 					for _, x := range keys {
 						wide = append(wide, fromHalf(x))
 					}
-					turned(wide, turns[n])
-					for k, x := range wide {
-						keys[k] = toHalf(x)
+					turned(wide, turns[k])
+					for j, x := range wide {
+						keys[j] = toHalf(x)
 					}
 				})
 				continue
 			}
-			squeeze(d.f32[to][i][into:], d.f32[d.cur][i][at:], gone, d.len, size, func(keys []float32, n int) {
-				if i%2 == 0 {
-					turned(keys, turns[n])
+			squeeze(d.f32[to][i][into:], d.f32[d.cur][i][at:], gone, d.len, size, func(keys []float32, k int) {
+				if i%2 == 0 && turns[k] != nil {
+					turned(keys, turns[k])
 				}
 			})
 		}
@@ -349,7 +353,7 @@ func (d *decoder) forget(gone []int, r *rope) {
 }
 
 // squeeze copies the first n rows of from but those that are gone, and calls moved
-// with each run that is at another place than before, by how many.
+// with each run that is elsewhere than before, and the number of the gone one before it.
 func squeeze[T any](to, from []T, gone []int, n, size int, moved func([]T, int)) {
 	copy(to[:gone[0]*size], from)
 	for k, p := range gone {
@@ -362,6 +366,6 @@ func squeeze[T any](to, from []T, gone []int, n, size int, moved func([]T, int))
 		}
 		run := to[(p-k)*size : (end-k-1)*size]
 		copy(run, from[(p+1)*size:end*size])
-		moved(run, k+1)
+		moved(run, k)
 	}
 }

@@ -38,6 +38,7 @@ type lanes struct {
 	embeds []float32
 	logits []float32
 	plans  [maxLanes + 1]*lanePlan
+	ahead  [maxLanes]int // decoder.ahead of each
 }
 
 // lanePlan is what a run of the first n lanes is bound to.
@@ -84,13 +85,13 @@ func (l *lanes) trial(all []*lane.Lane) error {
 		defer d.close()
 		alone[i] = d
 		for k := range 1 + 3*i {
-			if err := d.next1(ctx, nil, []int64{int64(1 + i + k)}); err != nil {
+			if err := d.next1(ctx, nil, []int64{int64(1 + i + k)}, int64(k)); err != nil {
 				return err
 			}
 		}
 		all[i].ID = int64(3 + i)
 		l.take(all[i], d)
-		if err := d.next1(ctx, nil, []int64{all[i].ID}); err != nil {
+		if err := d.next1(ctx, nil, []int64{all[i].ID}, int64(d.len)); err != nil {
 			return err
 		}
 	}
@@ -135,7 +136,7 @@ func (l *lanes) take(a *lane.Lane, d *decoder) {
 			paste(l.f32[i][a.N*g.heads*to:], d.f32[0][i], g.heads, to, from, d.len*g.headDim)
 		}
 	}
-	a.Len = d.len
+	a.Len, l.ahead[a.N] = d.len, d.ahead
 }
 
 // widen makes each lane hold n positions.
@@ -184,7 +185,7 @@ func (l *lanes) decode(waiting []*lane.Lane) error {
 		for k := range min(l.All[i].Len+1, l.room) {
 			row[k] = 1
 		}
-		l.at[i] = int64(min(l.All[i].Len, l.room-1))
+		l.at[i] = int64(min(l.All[i].Len, l.room-1) + l.ahead[i])
 	}
 	ctx := context.Background()
 	if p.embed != nil {

@@ -39,7 +39,7 @@ func prompted(t testing.TB, g *graphs, first, n int) *decoder {
 		}
 	})
 	for i := range n {
-		if err := d.next1(t.Context(), nil, []int64{int64(first + 7*i)}); err != nil {
+		if err := d.next1(t.Context(), nil, []int64{int64(first + 7*i)}, int64(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -60,7 +60,7 @@ func goOn(t *testing.T, l *lanes, d *decoder, n int) (ids []int) {
 		}
 		ids = append(ids, id)
 		if a == nil {
-			err = d.next1(t.Context(), nil, []int64{int64(id)})
+			err = d.next1(t.Context(), nil, []int64{int64(id)}, int64(d.len))
 		} else {
 			d.logits, err = a.Step(t.Context(), id)
 		}

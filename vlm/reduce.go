@@ -10,7 +10,8 @@ import (
 // fewer. It needs no training. The newest frame is read whole: what is there now
 // is told from it. A token of the frame before whose cosine to the next frame's at
 // the same place is above the threshold becomes one with that, which stands for
-// both. So older frames tell what has changed since, and nothing drifts.
+// both. So older frames tell what has changed since, and nothing drifts. What is left
+// keeps its place (see Session.places), and no more frames are shown than without.
 type reducer struct {
 	above float32
 	done  Reduction

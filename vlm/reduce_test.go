@@ -46,6 +46,38 @@ func TestReducer(t *testing.T) {
 	}
 }
 
+// What is left out keeps its place, where the graph is told of places.
+func TestPlacesAreThoseOfWholeFrames(t *testing.T) {
+	whole := tokensOf([]float32{1}, []float32{2}, []float32{3})
+	for _, c := range []struct {
+		rows [][]int
+		want []int64
+	}{
+		{[][]int{{0, 1, 2}, {0, 1, 2}, {0, 1, 2}}, []int64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}},
+		{[][]int{{0, 2}, {1}, {0, 1, 2}}, []int64{0, 1, 3, 4, 6, 8, 9, 10, 11, 12}},
+		{[][]int{{2}, {0}, {0, 1, 2}}, []int64{0, 3, 4, 5, 8, 9, 10, 11, 12}},
+	} {
+		s := Session{m: &Model{g: &graphs{placed: true}}}
+		names := []int64{7} // a token of text
+		for _, rows := range c.rows {
+			f := s.newFrame(whole, 0)
+			f.rows = rows
+			s.frames = append(s.frames, f)
+			for name := range f.visual {
+				names = append(names, name)
+			}
+			names = append(names, 7)
+		}
+		if got := s.places(names); !slices.Equal(got, c.want) {
+			t.Errorf("rows %v: places %v, want %v", c.rows, got, c.want)
+		}
+		s.m.g.placed = false
+		if got := s.places(names); got[len(got)-1] != int64(len(names)-1) {
+			t.Errorf("rows %v: places %v of a graph that is told of none", c.rows, got)
+		}
+	}
+}
+
 // A stream of which fewer tokens are read goes on sliding, and with a threshold
 // that nothing passes it says what it says without.
 func TestReduceInAStream(t *testing.T) {

@@ -54,6 +54,9 @@ func (f frame) visual(yield func(int64, []float32) bool) {
 	}
 }
 
+// left is how many tokens of f are not read.
+func (f *frame) left() int { return f.tokens.Shape[0] - len(f.rows) }
+
 // reads tells whether what is called name, of f's part of the prompt, is read.
 func (f frame) reads(name int64) bool {
 	if name > -2 {
@@ -126,7 +129,7 @@ func (s *Session) fits(n int) bool {
 	const around, question = 32, 256
 	n += around
 	for _, f := range s.frames {
-		n += len(f.rows) + around
+		n += f.tokens.Shape[0] + around // whole: what is left out does not make the window longer
 	}
 	return n+min(question, s.m.g.limit/4) <= s.m.g.limit
 }
@@ -234,7 +237,7 @@ func (s *Session) answer(ctx context.Context, req Request, give func(llm.Piece) 
 func (s *Session) next(ctx context.Context, id int) error {
 	if s.d.alone() {
 		s.id[0] = int64(id)
-		return s.d.next1(ctx, nil, s.id[:])
+		return s.d.next1(ctx, nil, s.id[:], int64(s.d.len+s.d.ahead))
 	}
 	ids := []int64{int64(id)}
 	var embeds []float32
@@ -307,7 +310,9 @@ func (s *Session) prompt(ctx context.Context, req Request) error {
 			}
 		}
 	}
-	if err := s.d.read(ctx, embeds, raw, len(raw)); err != nil {
+	at := s.places(names)
+	s.d.ahead = int(at[len(at)-1]) + 1 - len(at)
+	if err := s.d.readAt(ctx, embeds, raw, at[same:]); err != nil {
 		s.read = s.read[:min(s.d.len, len(s.read))]
 		s.d.cut(len(s.read))
 		return err
@@ -317,6 +322,28 @@ func (s *Session) prompt(ctx context.Context, req Request) error {
 		s.m.prefix.learn(s.d, s.read)
 	}
 	return nil
+}
+
+// places gives the place of each token of a prompt, as read calls them. Where the graph
+// is told of places, what is behind left out tokens stays where it would be with them:
+// models tell by a visual token's place where in the picture it is.
+func (s *Session) places(names []int64) []int64 {
+	at := make([]int64, len(names))
+	left, frames, next := 0, s.frames, 0
+	for i, name := range names {
+		end := 0
+		if name <= -2 && len(frames) > 0 && s.m.g.placed {
+			f := &frames[0]
+			row := int(-2 - f.name - name)
+			left += row - next
+			if next = row + 1; row == f.rows[len(f.rows)-1] {
+				end, frames, next = f.tokens.Shape[0]-next, frames[1:], 0
+			}
+		}
+		at[i] = int64(i + left)
+		left += end
+	}
+	return at
 }
 
 // asVideo reports whether frames go into the template's <video>.

@@ -18,6 +18,7 @@ type slide struct {
 type block struct {
 	frame int64 // its name
 	n     int   // tokens
+	left  int   // out, which have places all the same
 }
 
 // CanSlide tells whether Open takes Options.Slide for the model in dir.
@@ -56,21 +57,30 @@ func (s *Session) slid(ids []int, system string) []int {
 		return ids // all are new
 	}
 	end := len(old.head)
-	var gone []int // positions
+	var gone, down []int // positions, and by how many places what is behind moves
+	moved := 0
 	for i, b := range old.blocks {
 		if s.d.len < end+b.n || len(s.read) < end+b.n {
 			return ids // a reading failed before it got so far
 		}
 		for p := end; p < end+b.n; p++ {
-			if i < left || !s.frames[i-left].reads(s.read[p]) {
-				gone = append(gone, p)
+			out := i < left
+			if !out && s.frames[i-left].reads(s.read[p]) {
+				continue
 			}
+			if out || !s.m.g.placed {
+				moved++
+			}
+			if out && p == end+b.n-1 {
+				moved += b.left
+			}
+			gone, down = append(gone, p), append(down, moved)
 		}
 		end += b.n
 	}
 	if len(gone) > 0 {
 		s.cutTo(end) // the question
-		s.d.forget(gone, s.m.rope)
+		s.d.forget(gone, down, s.m.rope)
 		for _, p := range slices.Backward(gone) {
 			s.read = slices.Delete(s.read, p, p+1)
 		}
@@ -117,7 +127,10 @@ func (s *Session) parts(ids []int) (head []int, blocks []block, ok bool) {
 			}
 			head, at = ids[:begin], begin
 		}
-		blocks = append(blocks, block{f.name, end - at})
+		blocks = append(blocks, block{frame: f.name, n: end - at})
+		if s.m.g.placed {
+			blocks[i].left = f.left()
+		}
 		at = end
 	}
 	return head, blocks, true

@@ -254,7 +254,7 @@ func TestSlide(t *testing.T) {
 			}
 			embeds = append(embeds, row...)
 		}
-		if err := d.read(t.Context(), embeds, nil, len(s.read)); err != nil {
+		if err := d.readAt(t.Context(), embeds, nil, s.places(s.read)); err != nil {
 			t.Fatal(err)
 		}
 		for i, what := range []string{"keys", "values"} {

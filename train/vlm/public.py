@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 
+import numpy as np
 import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import nn
 
 from yard.labels import MODEL_H, MODEL_W
@@ -53,7 +55,9 @@ def write(to: str, c: Config, tokenizer: str, enc: Encoder, temporal: Temporal, 
     ids = {t["content"]: t["id"] for t in tok["added_tokens"]}
     wide = nn.Embedding.from_pretrained(torch.cat([dec.embed.weight.detach(), torch.zeros(1, c.width)]))
     export.trace(wide, (torch.ones(1, 3, dtype=torch.long),), graph("embed_tokens"), ["input_ids"], ["inputs_embeds"], {k: {0: "batch", 1: "seq"} for k in ("input_ids", "inputs_embeds")})
-    onnx.save(export.decoder_graph(dec, c), graph("decoder_model_merged"))
+    decoder = export.decoder_graph(dec, c)
+    place(decoder, c)
+    onnx.save(decoder, graph("decoder_model_merged"))
     ends = [ids[f"<|{k}|>"] for k in ("end", "nothing", "cannot_tell")]
     for name, what in {
         "config": {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "image_token_index": image, "vision_feature_select_strategy": "full",
@@ -68,6 +72,25 @@ def write(to: str, c: Config, tokenizer: str, enc: Encoder, temporal: Temporal, 
     }.items():
         with open(os.path.join(to, name + ".json"), "w") as f:
             json.dump(what, f)
+
+
+def place(model: onnx.ModelProto, c: Config) -> None:
+    """Lets a decoder be told each token's place, as public ones are, in place of counting what its cache holds."""
+    g, nodes = model.graph, []
+    g.initializer.append(numpy_helper.from_array(np.array([c.heads, c.kv_heads, c.kv_heads], np.int64) * c.head_dim, "widths"))
+    for n in g.node:
+        if n.op_type == "GroupQueryAttention":
+            qkv, cos, sin = n.input[0], n.input[7], n.input[8]
+            q, k, v = (f"{qkv}.{x}" for x in "qkv")
+            nodes.append(helper.make_node("Split", [qkv, "widths"], [q, k, v], axis=-1))
+            for x, heads in ((q, c.heads), (k, c.kv_heads)):
+                nodes.append(helper.make_node("RotaryEmbedding", [x, "position_ids", cos, sin], [x + ".turned"], domain=export.MICROSOFT, num_heads=heads))
+            attributes = {a.name: helper.get_attribute_value(a) for a in n.attribute if a.name not in ("do_rotary", "rotary_interleaved")}
+            n = helper.make_node(n.op_type, [q + ".turned", k + ".turned", v, *n.input[3:7]], list(n.output), domain=n.domain, **attributes)
+        nodes.append(n)
+    del g.node[:]
+    g.node.extend(nodes)
+    g.input.append(helper.make_tensor_value_info("position_ids", onnx.TensorProto.INT64, ["batch", "seq"]))
 
 
 def run(c: Config, base: str, to: str) -> None:

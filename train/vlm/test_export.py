@@ -67,6 +67,14 @@ class ExportTest(unittest.TestCase):
         ids = np.array([[3, image]])
         self.assertEqual(run(os.path.join(to, "onnx", "embed_tokens.onnx"), {"input_ids": ids}, "inputs_embeds").shape, (1, 2, c.width))
 
+        dec = export.session(os.path.join(to, "onnx", "decoder_model_merged.onnx"))
+        empty = {f"past_key_values.{i}.{x}": np.zeros((1, c.kv_heads, 8, c.head_dim), np.float32) for i in range(c.dec_layers) for x in ("key", "value")}
+        feed = {"inputs_embeds": np.random.default_rng(2).normal(0, 1, (1, 4, c.width)).astype(np.float32), "attention_mask": np.ones((1, 4), np.int64)}
+        counted = export.session(os.path.join(self.to, "decoder.onnx")).run(["logits"], feed | empty)[0]
+        for places, same in (((0, 1, 2, 3), True), ((9, 10, 11, 12), True), ((0, 1, 5, 6), False)):  # what counts is how far apart they are
+            got = dec.run(["logits"], feed | empty | {"position_ids": np.array([places])})[0]
+            self.assertEqual(np.abs(got - counted).max() / np.abs(counted).max() < 1e-3, same, places)
+
     def test_a_bundle_is_read_back(self):
         """`adopt` gives the modules that were written: what they compute is the same, also once the encoder can be trained again."""
         enc, text, temporal, dec = adopt.read(self.c, self.to)
