@@ -33,7 +33,7 @@ type Config struct {
 	// Precision picks a file variant of a public model. It defaults to auto.
 	Precision string `yaml:"precision" json:"precision" enum:"auto,fp32,fp16,q4,q4f16,int8,uint8,quantized,bnb4" doc:"file variant of a public model"`
 	// Reduce is the cosine above which a visual token of a public model's older frames is left out, as the next frame shows the same at its place. It defaults to 0: all are read.
-	Reduce float64 `yaml:"reduce" json:"reduce" doc:"cosine above which a public model leaves out what the next frame shows as well, of the frames before the newest; 0.98 is a good one; 0: it reads all"`
+	Reduce float64 `yaml:"reduce" json:"reduce" doc:"cosine above which a public model leaves out what the next frame shows as well, of the frames before the newest; 0.999 is a safe one, 0.98 leaves out most; 0: it reads all"`
 	// Device is auto, cpu, cuda or cuda:N. It defaults to auto.
 	Device string `yaml:"device" json:"device" doc:"auto, cpu, cuda or cuda:N"`
 	// Threads bounds the threads that the models use, and those of all decoders. It defaults to 0: one for each core.

@@ -78,6 +78,23 @@ func TestPlacesAreThoseOfWholeFrames(t *testing.T) {
 	}
 }
 
+// What is left out makes no room for more frames than a model would be shown otherwise.
+func TestTheWindowIsAsLongWithReduce(t *testing.T) {
+	s := Session{m: &Model{g: &graphs{limit: 160}}}
+	whole := tensor.View[float32]{Shape: tensor.Shape{10, 1}, Data: make([]float32, 10)}
+	s.frames = []frame{s.newFrame(whole, 0)}
+	if !s.fits(10) {
+		t.Fatal("no room for a second frame")
+	}
+	s.frames = append(s.frames, s.newFrame(whole, 0))
+	for _, rows := range [][]int{s.all, {3}} {
+		s.frames[0].rows, s.frames[1].rows = rows, rows
+		if s.fits(10) {
+			t.Errorf("room for a third frame while of the others %d tokens are read", len(rows))
+		}
+	}
+}
+
 // A stream of which fewer tokens are read goes on sliding, and with a threshold
 // that nothing passes it says what it says without.
 func TestReduceInAStream(t *testing.T) {
