@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 	"unsafe"
 
 	ortgo "github.com/yalue/onnxruntime_go"
@@ -26,8 +27,13 @@ type Binding struct {
 	outs   []ortgo.Value
 	opts   *ortgo.RunOptions
 	ready  bool
+	quick  bool // the last run took less than worthStopping
 	closed bool
 }
+
+// worthStopping is how long a run has to take to be worth what it allocates so that it
+// can be stopped.
+const worthStopping = time.Second
 
 // NewBinding makes a Binding with nothing bound.
 func (s *Session) NewBinding() (*Binding, error) {
@@ -127,13 +133,13 @@ func newValue[T tensor.Element](code uint64, v tensor.View[T]) (ortgo.Value, err
 
 // Run computes the outputs. When ctx ends while waiting for a turn nothing is
 // run. When it ends later, a run that is Stoppable (see Options) is told to stop
-// and Run returns ctx's error once it has; any other takes milliseconds and goes
-// to its end. Either way the slices are the caller's again.
+// and Run returns ctx's error once it has, unless the run before it took less than a
+// second; any other goes to its end. Either way the slices are the caller's again.
 func (b *Binding) Run(ctx context.Context) error {
 	if ctx.Done() == nil || !b.s.stops {
 		return b.Step(ctx)
 	}
-	return b.turn(ctx, (*Binding).interruptible)
+	return b.turn(ctx, (*Binding).timed)
 }
 
 // Step is Run that is never stopped. It allocates nothing.
@@ -161,6 +167,18 @@ func (b *Binding) turn(ctx context.Context, run func(*Binding, context.Context) 
 }
 
 func (b *Binding) whole(context.Context) error { return b.s.s.RunWithBinding(b.io) }
+
+// timed is interruptible where the last run, of what is bound now, was long enough.
+func (b *Binding) timed(ctx context.Context) (err error) {
+	began := time.Now()
+	if b.quick {
+		err = b.whole(ctx)
+	} else {
+		err = b.interruptible(ctx)
+	}
+	b.quick = err == nil && time.Since(began) < worthStopping
+	return err
+}
 
 // interruptible goes another way into the library than whole: its IoBinding
 // cannot be stopped.
@@ -202,7 +220,7 @@ func (b *Binding) complete() error {
 			return fmt.Errorf("ort: %s: output %q is not bound", b.s.name, b.s.Outputs[i].Name)
 		}
 	}
-	b.ready = true
+	b.ready, b.quick = true, false
 	return nil
 }
 

@@ -44,7 +44,8 @@ type Options struct {
 	// shape of Outputs.
 	LastRow string
 	// Stoppable lets Run be stopped in the middle, at the cost of a few small
-	// allocations a run. Files of 16 MB and more always are.
+	// allocations a run, where runs take a second or more. Files of 16 MB and more
+	// always are.
 	Stoppable bool
 }
 
