@@ -99,7 +99,7 @@ type decoder struct {
 	room   [2]int // positions that fit
 	cur    int
 	len    int
-	ahead  int // by how much the place of what is read next is behind len: see Session.places
+	holes  int // places before what is read next that nothing in the cache has: see Session.places
 
 	mask, at []int64
 	all      []float32 // logits of a run
@@ -136,7 +136,7 @@ func (d *decoder) grow(k, n int) {
 func (d *decoder) read(ctx context.Context, embeds []float32, ids []int64, n int) error {
 	d.at = d.at[:0]
 	for p := d.len; p < d.len+n; p++ {
-		d.at = append(d.at, int64(p+d.ahead))
+		d.at = append(d.at, int64(p+d.holes))
 	}
 	return d.readAt(ctx, embeds, ids, d.at)
 }

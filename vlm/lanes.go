@@ -38,7 +38,7 @@ type lanes struct {
 	embeds []float32
 	logits []float32
 	plans  [maxLanes + 1]*lanePlan
-	ahead  [maxLanes]int // decoder.ahead of each
+	holes  [maxLanes]int // decoder.holes of each
 }
 
 // lanePlan is what a run of the first n lanes is bound to.
@@ -136,7 +136,7 @@ func (l *lanes) take(a *lane.Lane, d *decoder) {
 			paste(l.f32[i][a.N*g.heads*to:], d.f32[0][i], g.heads, to, from, d.len*g.headDim)
 		}
 	}
-	a.Len, l.ahead[a.N] = d.len, d.ahead
+	a.Len, l.holes[a.N] = d.len, d.holes
 }
 
 // widen makes each lane hold n positions.
@@ -185,7 +185,7 @@ func (l *lanes) decode(waiting []*lane.Lane) error {
 		for k := range min(l.All[i].Len+1, l.room) {
 			row[k] = 1
 		}
-		l.at[i] = int64(min(l.All[i].Len, l.room-1) + l.ahead[i])
+		l.at[i] = int64(min(l.All[i].Len, l.room-1) + l.holes[i])
 	}
 	ctx := context.Background()
 	if p.embed != nil {

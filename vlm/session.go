@@ -54,9 +54,6 @@ func (f frame) visual(yield func(int64, []float32) bool) {
 	}
 }
 
-// left is how many tokens of f are not read.
-func (f *frame) left() int { return f.tokens.Shape[0] - len(f.rows) }
-
 // reads tells whether what is called name, of f's part of the prompt, is read.
 func (f frame) reads(name int64) bool {
 	if name > -2 {
@@ -237,7 +234,7 @@ func (s *Session) answer(ctx context.Context, req Request, give func(llm.Piece) 
 func (s *Session) next(ctx context.Context, id int) error {
 	if s.d.alone() {
 		s.id[0] = int64(id)
-		return s.d.next1(ctx, nil, s.id[:], int64(s.d.len+s.d.ahead))
+		return s.d.next1(ctx, nil, s.id[:], int64(s.d.len+s.d.holes))
 	}
 	ids := []int64{int64(id)}
 	var embeds []float32
@@ -311,7 +308,7 @@ func (s *Session) prompt(ctx context.Context, req Request) error {
 		}
 	}
 	at := s.places(names)
-	s.d.ahead = int(at[len(at)-1]) + 1 - len(at)
+	s.d.holes = int(at[len(at)-1]) + 1 - len(at)
 	if err := s.d.readAt(ctx, embeds, raw, at[same:]); err != nil {
 		s.read = s.read[:min(s.d.len, len(s.read))]
 		s.d.cut(len(s.read))
@@ -329,19 +326,19 @@ func (s *Session) prompt(ctx context.Context, req Request) error {
 // models tell by a visual token's place where in the picture it is.
 func (s *Session) places(names []int64) []int64 {
 	at := make([]int64, len(names))
-	left, frames, next := 0, s.frames, 0
+	holes, frames, next := 0, s.frames, 0 // next: the row that would come
 	for i, name := range names {
-		end := 0
+		behind := 0
 		if name <= -2 && len(frames) > 0 && s.m.g.placed {
 			f := &frames[0]
 			row := int(-2 - f.name - name)
-			left += row - next
+			holes += row - next
 			if next = row + 1; row == f.rows[len(f.rows)-1] {
-				end, frames, next = f.tokens.Shape[0]-next, frames[1:], 0
+				behind, frames, next = f.tokens.Shape[0]-next, frames[1:], 0
 			}
 		}
-		at[i] = int64(i + left)
-		left += end
+		at[i] = int64(i + holes)
+		holes += behind
 	}
 	return at
 }

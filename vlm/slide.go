@@ -18,7 +18,7 @@ type slide struct {
 type block struct {
 	frame int64 // its name
 	n     int   // tokens
-	left  int   // out, which have places all the same
+	holes int   // places of tokens left out
 }
 
 // CanSlide tells whether Open takes Options.Slide for the model in dir.
@@ -64,17 +64,17 @@ func (s *Session) slid(ids []int, system string) []int {
 			return ids // a reading failed before it got so far
 		}
 		for p := end; p < end+b.n; p++ {
-			out := i < left
-			if !out && s.frames[i-left].reads(s.read[p]) {
+			if i >= left && s.frames[i-left].reads(s.read[p]) {
 				continue
 			}
-			if out || !s.m.g.placed {
+			if i < left || !s.m.g.placed { // else its place stays, empty
 				moved++
 			}
-			if out && p == end+b.n-1 {
-				moved += b.left
-			}
 			gone, down = append(gone, p), append(down, moved)
+		}
+		if i < left {
+			moved += b.holes
+			down[len(down)-1] = moved
 		}
 		end += b.n
 	}
@@ -129,7 +129,7 @@ func (s *Session) parts(ids []int) (head []int, blocks []block, ok bool) {
 		}
 		blocks = append(blocks, block{frame: f.name, n: end - at})
 		if s.m.g.placed {
-			blocks[i].left = f.left()
+			blocks[i].holes = f.tokens.Shape[0] - len(f.rows)
 		}
 		at = end
 	}

@@ -25,20 +25,24 @@ func quicken(dir string, own, halves bool, last string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	ours, whole := 0, 0
+	changed := false
 	if own {
+		ours := 0
 		if model, ours, err = ownNodes(model); err == nil && halves {
 			model, err = halveCache(model)
 		}
+		changed = ours > 0
 	}
-	if whole = len(model); err == nil && last != "" {
+	if err == nil && last != "" {
+		whole := len(model)
 		model, err = lastRow(model, last)
+		changed = changed || len(model) != whole
 	}
 	if err != nil {
 		return false, err
 	}
 	unscaled, err := scaleTables(model, filepath.Join(dir, preparedWeights))
-	if err != nil || !unscaled && ours == 0 && len(model) == whole {
+	if err != nil || !unscaled && !changed {
 		return false, err
 	}
 	return true, os.WriteFile(path, model, 0o644)
