@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"time"
 	"unsafe"
 
 	ortgo "github.com/yalue/onnxruntime_go"
@@ -25,15 +24,10 @@ type Binding struct {
 	mu     sync.Mutex // held while running, so that Close waits
 	ins    []ortgo.Value
 	outs   []ortgo.Value
-	opts   *ortgo.RunOptions
+	stop   *stopper // nil before the first run that can be stopped
 	ready  bool
-	quick  bool // the last run took less than worthStopping
 	closed bool
 }
-
-// worthStopping is how long a run has to take to be worth what it allocates so that it
-// can be stopped.
-const worthStopping = time.Second
 
 // NewBinding makes a Binding with nothing bound.
 func (s *Session) NewBinding() (*Binding, error) {
@@ -133,16 +127,16 @@ func newValue[T tensor.Element](code uint64, v tensor.View[T]) (ortgo.Value, err
 
 // Run computes the outputs. When ctx ends while waiting for a turn nothing is
 // run. When it ends later, a run that is Stoppable (see Options) is told to stop
-// and Run returns ctx's error once it has, unless the run before it took less than a
-// second; any other goes to its end. Either way the slices are the caller's again.
+// and Run returns ctx's error once it has; any other goes to its end. Either way
+// the slices are the caller's again. It allocates nothing.
 func (b *Binding) Run(ctx context.Context) error {
 	if ctx.Done() == nil || !b.s.stops {
 		return b.Step(ctx)
 	}
-	return b.turn(ctx, (*Binding).timed)
+	return b.turn(ctx, (*Binding).stoppable)
 }
 
-// Step is Run that is never stopped. It allocates nothing.
+// Step is Run that is never stopped.
 func (b *Binding) Step(ctx context.Context) error { return b.turn(ctx, (*Binding).whole) }
 
 func (b *Binding) turn(ctx context.Context, run func(*Binding, context.Context) error) error {
@@ -168,44 +162,13 @@ func (b *Binding) turn(ctx context.Context, run func(*Binding, context.Context) 
 
 func (b *Binding) whole(context.Context) error { return b.s.s.RunWithBinding(b.io) }
 
-// timed is interruptible where the last run, of what is bound now, was long enough.
-func (b *Binding) timed(ctx context.Context) (err error) {
-	began := time.Now()
-	if b.quick {
-		err = b.whole(ctx)
-	} else {
-		err = b.interruptible(ctx)
-	}
-	b.quick = err == nil && time.Since(began) < worthStopping
-	return err
-}
-
-// interruptible goes another way into the library than whole: its IoBinding
-// cannot be stopped.
-func (b *Binding) interruptible(ctx context.Context) error {
-	if b.opts == nil {
-		o, err := ortgo.NewRunOptions()
-		if err != nil {
+func (b *Binding) stoppable(ctx context.Context) (err error) {
+	if b.stop == nil {
+		if b.stop, err = b.newStopper(); err != nil {
 			return err
 		}
-		b.opts = o
 	}
-	told := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		_ = b.opts.Terminate() // fails on nil only
-		close(told)
-	})
-	err := b.s.s.RunWithOptions(b.ins, b.outs, b.opts)
-	if !stop() {
-		<-told
-		if again := b.opts.UnsetTerminate(); again != nil {
-			return again
-		}
-		if err != nil {
-			return ctx.Err()
-		}
-	}
-	return err
+	return b.stop.run(ctx)
 }
 
 // complete reports what is not bound yet.
@@ -220,7 +183,7 @@ func (b *Binding) complete() error {
 			return fmt.Errorf("ort: %s: output %q is not bound", b.s.name, b.s.Outputs[i].Name)
 		}
 	}
-	b.ready, b.quick = true, false
+	b.ready = true
 	return nil
 }
 
@@ -235,6 +198,9 @@ func (b *Binding) Close() error {
 	b.s.mu.Lock()
 	delete(b.s.bindings, b)
 	b.s.mu.Unlock()
+	if b.stop != nil {
+		b.stop.close()
+	}
 	free(b.io)
 	for _, list := range [][]ortgo.Value{b.ins, b.outs} {
 		for i, v := range list {
@@ -243,9 +209,6 @@ func (b *Binding) Close() error {
 				list[i] = nil
 			}
 		}
-	}
-	if b.opts != nil {
-		free(b.opts)
 	}
 	return nil
 }

@@ -43,9 +43,8 @@ type Options struct {
 	// a prepared graph makes no others where they are a product with weights. See the
 	// shape of Outputs.
 	LastRow string
-	// Stoppable lets Run be stopped in the middle, at the cost of a few small
-	// allocations a run, where runs take a second or more. Files of 16 MB and more
-	// always are.
+	// Stoppable lets Run be stopped in the middle, at the cost of a goroutine for each
+	// Binding. Files of 16 MB and more always are.
 	Stoppable bool
 }
 
