@@ -31,7 +31,6 @@ type graphs struct {
 	room                   int          // positions that it always has; 0: any number
 	ids                    bool         // takes ids: the embedding is in the graph
 	placed                 bool         // is told each token's place
-	flat                   bool         // embeddings and logits are bound as they are, not as float16
 	embed                  *ort.Session // where the graph does not embed
 }
 
@@ -79,7 +78,6 @@ func newGraphs(first, next *ort.Session, t text) (*graphs, error) {
 		g.limit = min(g.limit, g.room)
 	}
 	_, g.placed = has(next.Inputs, "position_ids")
-	g.flat = g.plain()
 	g.inPlace = g.trial()
 	return g, nil
 }
@@ -89,17 +87,16 @@ func newGraphs(first, next *ort.Session, t text) (*graphs, error) {
 // past and present as separate tensors that grow by what was read, so there are
 // two buffers: a run reads one and writes the other, and nothing is copied.
 type decoder struct {
-	g      *graphs
-	fixed  bool // one buffer, the first
-	one    *single
-	lookup *ort.Binding // of a single token's embedding
-	calls  [3]*call     // of g.first, of single tokens, of the rest
-	f32    [2][][]float32
-	f16    [2][][]uint16
-	room   [2]int // positions that fit
-	cur    int
-	len    int
-	holes  int // places before what is read next that nothing in the cache has: see Session.places
+	g     *graphs
+	fixed bool // one buffer, the first
+	one   single
+	calls [2]*call // of g.first, and of g.next
+	f32   [2][][]float32
+	f16   [2][][]uint16
+	room  [2]int // positions that fit
+	cur   int
+	len   int
+	holes int // places before what is read next that nothing in the cache has: see Session.places
 
 	mask, at []int64
 	all      []float32 // logits of a run
@@ -122,6 +119,7 @@ func (d *decoder) grow(k, n int) {
 		return
 	}
 	d.room[k] = min(max(n, 2*d.room[k], 256), max(n, d.g.limit))
+	d.one.drop()
 	for i := range 2 * d.g.layers {
 		if size := d.g.heads * d.room[k] * d.g.headDim; d.g.half {
 			d.f16[k][i] = make([]uint16, size)
@@ -178,10 +176,10 @@ func (d *decoder) readAt(ctx context.Context, embeds []float32, ids, at []int64)
 
 func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, ids, at []int64) error {
 	n := len(at)
-	if d.fixed && n == 1 && d.g.flat {
+	if n == 1 && s == d.g.next {
 		return d.next1(ctx, embeds, ids, at[0])
 	}
-	slot := &d.calls[2]
+	slot := &d.calls[1]
 	if s == d.g.first {
 		slot = &d.calls[0]
 	}
@@ -196,11 +194,14 @@ func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, id
 		to, size = 0, d.room[0]
 	} else {
 		d.grow(to, total)
-		for len(d.mask) < total {
-			d.mask = append(d.mask, 1)
-		}
+		d.ones(total)
 	}
-	rows := d.bindInputs(c, s, embeds, ids, at, n)
+	var e *floats
+	if in, ok := has(s.Inputs, "inputs_embeds"); ok {
+		e = floatsOf(in, embeds)
+		e.narrow()
+	}
+	rows := d.bindInputs(c, s, e, ids, at)
 	for _, out := range s.Outputs {
 		if out.Name == "logits" {
 			if dim(out, 1, rows) == 1 {
@@ -226,9 +227,17 @@ func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, id
 	return nil
 }
 
-// bindInputs binds what a run of n tokens reads, and tells for how many of them
-// there will be logits.
-func (d *decoder) bindInputs(c *call, s *ort.Session, embeds []float32, ids, at []int64, n int) (rows int) {
+// ones makes the mask of a cache that grows: nothing in it is left out.
+func (d *decoder) ones(n int) {
+	for len(d.mask) < n {
+		d.mask = append(d.mask, 1)
+	}
+}
+
+// bindInputs binds what a run of a token for each of at reads, and tells for how many
+// of them there will be logits.
+func (d *decoder) bindInputs(c *call, s *ort.Session, embeds *floats, ids, at []int64) (rows int) {
+	n := len(at)
 	rows = n
 	past, total := d.len, d.len+n
 	if d.fixed {
@@ -237,7 +246,7 @@ func (d *decoder) bindInputs(c *call, s *ort.Session, embeds []float32, ids, at 
 	for _, in := range s.Inputs {
 		switch in.Name {
 		case "inputs_embeds":
-			c.floats(in.Name, embeds, 1, n, d.g.width)
+			c.bindFloats(in.Name, embeds, 1, n, d.g.width)
 		case "input_ids":
 			bind(c, in.Name, ids, 1, n)
 		case "attention_mask":
@@ -331,12 +340,7 @@ func (d *decoder) close() error {
 		err = errors.Join(err, c.err)
 		d.calls[i] = nil
 	}
-	d.one = nil
-	if d.lookup != nil {
-		err = errors.Join(err, d.lookup.Close())
-		d.lookup = nil
-	}
-	return err
+	return errors.Join(err, d.one.close())
 }
 
 // greedy is the likeliest token.

@@ -39,27 +39,53 @@ func bind[T tensor.Element](c *call, name string, data []T, shape ...int) {
 
 // floats binds data as the graph wants it. Outputs are copied back by run.
 func (c *call) floats(name string, data []float32, shape ...int) {
-	in, ok := has(c.s.Inputs, name)
-	if !ok {
-		in, _ = has(c.s.Outputs, name)
+	info, given := has(c.s.Inputs, name)
+	if !given {
+		info, _ = has(c.s.Outputs, name)
 	}
-	if in.Type != "float16" {
-		bind(c, name, data, shape...)
-		return
+	f := floatsOf(info, data[:tensor.Shape(shape).Len()])
+	if given {
+		f.narrow()
+	} else if f.half != nil {
+		c.back = append(c.back, f.widen)
 	}
-	half := make([]uint16, max(1, tensor.Shape(shape).Len()))
-	if ok {
-		for i := range half {
-			half[i] = toHalf(data[i])
-		}
+	c.bindFloats(name, f, shape...)
+}
+
+func (c *call) bindFloats(name string, f *floats, shape ...int) {
+	if f.half != nil {
+		bind(c, name, f.half, shape...)
 	} else {
-		c.back = append(c.back, func() {
-			for i, h := range half {
-				data[i] = fromHalf(h)
-			}
-		})
+		bind(c, name, f.wide, shape...)
 	}
-	bind(c, name, half, shape...)
+}
+
+// floats are numbers that a graph has in float16 where half is not nil.
+type floats struct {
+	wide []float32
+	half []uint16
+}
+
+func floatsOf(i ort.Info, data []float32) *floats {
+	f := &floats{wide: data}
+	if i.Type == "float16" {
+		f.half = make([]uint16, max(1, len(data)))
+	}
+	return f
+}
+
+// narrow gives the graph what wide has.
+func (f *floats) narrow() {
+	for i := range f.half {
+		f.half[i] = toHalf(f.wide[i])
+	}
+}
+
+// widen takes into wide what the graph has given.
+func (f *floats) widen() {
+	for i, h := range f.half {
+		f.wide[i] = fromHalf(h)
+	}
 }
 
 func (c *call) run(ctx context.Context) error {
@@ -73,6 +99,15 @@ func (c *call) run(ctx context.Context) error {
 	}
 	c.back = c.back[:0]
 	return c.err
+}
+
+// step runs what stays bound, and is never stopped. Callers have put into it what it reads.
+func (c *call) step(ctx context.Context) error {
+	err := c.b.Step(ctx)
+	for _, f := range c.back {
+		f()
+	}
+	return err
 }
 
 // renew lets go of the error of a run: the next one binds all of it anew. A call

@@ -3,14 +3,10 @@ package vlm
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"strings"
-
-	"github.com/lookout-video/lookout/internal/ort"
-	"github.com/lookout-video/lookout/tensor"
 )
 
 // trial finds whether the decoder takes one buffer of fixed size behind past
@@ -95,7 +91,7 @@ func (d *decoder) widen(n int) {
 		}
 	}
 	d.room[0] = room
-	d.one = nil // bound to the old buffer
+	d.one.drop()
 }
 
 // mostReserved bounds the tokens of an answer that room is made for before they
@@ -124,7 +120,7 @@ func spread[T any](from []T, n, old, row, used int) []T {
 func (d *decoder) fill(n int) {
 	if len(d.mask) != d.room[0] {
 		d.mask = make([]int64, d.room[0])
-		d.one = nil
+		d.one.drop()
 	}
 	for i := range d.mask {
 		d.mask[i] = 0
@@ -132,113 +128,6 @@ func (d *decoder) fill(n int) {
 			d.mask[i] = 1
 		}
 	}
-}
-
-// single is what a run of one token is bound to for good.
-type single struct {
-	c      *call
-	embed  *ort.Binding // writes embeds; nil where the graph embeds, or the embedding is float16
-	embeds []float32
-	ids    []int64
-	at     []int64
-	logits []float32
-}
-
-// next1 reads one token over a fixed cache, by a binding that stays. Without
-// embeds it looks them up. It allocates nothing.
-func (d *decoder) next1(ctx context.Context, embeds []float32, ids []int64, at int64) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	d.widen(d.len + 1)
-	d.fill(d.len + 1)
-	if d.one == nil {
-		if err := d.bindOne(); err != nil {
-			return err
-		}
-	}
-	o := d.one
-	copy(o.ids, ids)
-	switch {
-	case embeds != nil:
-		copy(o.embeds, embeds)
-	case o.embed != nil:
-		if err := o.embed.Step(ctx); err != nil {
-			return err
-		}
-	}
-	o.at[0] = at
-	if err := o.c.b.Step(ctx); err != nil {
-		return err
-	}
-	d.logits = o.logits
-	d.len++
-	return nil
-}
-
-// alone tells that a token can be read by next1 from its id.
-func (d *decoder) alone() bool {
-	if !d.fixed || !d.g.flat {
-		return false
-	}
-	if d.g.ids {
-		return true
-	}
-	if d.g.embed == nil {
-		return false
-	}
-	out, _ := has(d.g.embed.Outputs, "inputs_embeds")
-	return out.Type == "float32"
-}
-
-func (d *decoder) bindOne() error {
-	c := d.calls[1]
-	if c == nil {
-		c = newCall(d.g.next)
-		d.calls[1] = c
-	}
-	o := &single{c: c, embeds: make([]float32, d.g.width), ids: make([]int64, 1), at: make([]int64, 1), logits: make([]float32, d.g.vocab)}
-	d.bindInputs(c, d.g.next, o.embeds, o.ids, o.at, 1)
-	for _, out := range d.g.next.Outputs {
-		if out.Name == "logits" {
-			c.floats(out.Name, o.logits, 1, 1, d.g.vocab)
-		} else if i, ok := cacheIndex(out.Name, "present."); ok {
-			d.bindCache(c, out.Name, 0, i, d.room[0])
-		}
-	}
-	if c.err != nil {
-		err := c.err
-		c.renew()
-		return err
-	}
-	if d.lookup == nil && d.alone() && !d.g.ids {
-		var err error
-		if d.lookup, err = d.g.embed.NewBinding(); err != nil {
-			return err
-		}
-	}
-	if o.embed = d.lookup; o.embed != nil {
-		if err := errors.Join(
-			ort.Bind(o.embed, "input_ids", tensor.View[int64]{Shape: tensor.Shape{1, 1}, Data: o.ids}),
-			ort.Bind(o.embed, "inputs_embeds", tensor.View[float32]{Shape: tensor.Shape{1, 1, d.g.width}, Data: o.embeds}),
-		); err != nil {
-			return err
-		}
-	}
-	d.one = o
-	return nil
-}
-
-// plain tells that embeddings and logits are bound as they are, not as float16.
-func (g *graphs) plain() bool {
-	for _, list := range [][]ort.Info{g.next.Inputs, g.next.Outputs} {
-		for _, i := range list {
-			if (i.Name == "inputs_embeds" || i.Name == "logits") && i.Type != "float32" {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 // rope is how keys are turned by their places: pairs half a head apart, as

@@ -50,15 +50,23 @@ type lanePlan struct {
 // newLanes gives nil where a run takes one session only, or a device is fed from
 // memory that is not its own.
 func newLanes(g *graphs, device string) *lanes {
-	if device != "cpu" || !g.inPlace || !(&decoder{g: g, fixed: true}).alone() {
+	if device != "cpu" || !g.inPlace || !g.ids && g.embed == nil {
 		return nil
 	}
 	lists := [][]ort.Info{g.next.Inputs, g.next.Outputs}
 	if !g.ids {
-		lists = append(lists, g.embed.Inputs)
+		lists = append(lists, g.embed.Inputs, g.embed.Outputs)
 	}
 	for _, i := range slices.Concat(lists...) {
-		if one := i.Name == "num_logits_to_keep" || i.Name == "use_cache_branch"; !one && dim(i, 0, -1) >= 0 {
+		switch i.Name {
+		case "num_logits_to_keep", "use_cache_branch":
+			continue
+		case "inputs_embeds", "logits":
+			if i.Type != "float32" {
+				return nil
+			}
+		}
+		if dim(i, 0, -1) >= 0 {
 			return nil
 		}
 	}

@@ -124,8 +124,7 @@ func (p *Pair) EmbedImage(ctx context.Context, f *media.Frame) ([]float32, error
 }
 
 // EmbedImageInto is EmbedImage into dst, which has room for Width numbers. It
-// allocates nothing, but for what a run takes that can be stopped (see
-// ort.Options). Pictures take turns.
+// allocates nothing. Pictures take turns.
 func (p *Pair) EmbedImageInto(ctx context.Context, f *media.Frame, dst []float32) error {
 	if len(dst) < p.Width() {
 		return fmt.Errorf("vlm: room for %d numbers, an embedding has %d", len(dst), p.Width())

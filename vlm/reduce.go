@@ -15,6 +15,7 @@ import (
 type reducer struct {
 	above float32
 	done  Reduction
+	spare [][]int // rows of frames that are no longer shown
 }
 
 // thin leaves out of f what next repeats.
@@ -23,6 +24,11 @@ func (r *reducer) thin(f *frame, next tensor.View[float32]) {
 		return
 	}
 	var rows []int
+	if n := len(r.spare); n > 0 {
+		rows, r.spare = r.spare[n-1], r.spare[:n-1]
+	} else {
+		rows = make([]int, 0, len(f.rows))
+	}
 	newest, lowest := 0, float32(math.Inf(1)) // a frame is never left out whole
 	for _, row := range f.rows {
 		c := cosine(f.tokens.At(row).Data, next.At(row).Data)
@@ -38,7 +44,14 @@ func (r *reducer) thin(f *frame, next tensor.View[float32]) {
 	}
 	r.done.Merged += uint64(len(f.rows) - len(rows))
 	r.done.Kept += uint64(len(rows))
-	f.rows = rows
+	f.rows, f.thinned = rows, true
+}
+
+// reclaim takes back what thin gave a frame that is no longer shown.
+func (r *reducer) reclaim(f frame) {
+	if f.thinned {
+		r.spare = append(r.spare, f.rows[:0])
+	}
 }
 
 func cosine(a, b []float32) float32 {

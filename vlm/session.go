@@ -43,6 +43,8 @@ type frame struct {
 	tokens tensor.View[float32]
 	rows   []int // of tokens, that are read; see reducer
 	name   int64
+
+	thinned bool // rows are its own
 }
 
 // visual gives the tokens that are read of f, and what read calls them.
@@ -104,6 +106,7 @@ func (s *Session) AppendFrame(_ context.Context, tokens tensor.View[float32], at
 		s.reducer.thin(&s.frames[n-1], tokens)
 	}
 	for len(s.frames) > 0 && (len(s.frames) == s.m.opt.Frames || !s.fits(tokens.Shape[0])) {
+		s.reducer.reclaim(s.frames[0])
 		s.frames = slices.Delete(s.frames, 0, 1)
 	}
 	s.still = nil
@@ -117,7 +120,7 @@ func (s *Session) newFrame(tokens tensor.View[float32], at time.Duration) frame 
 		s.all = append(s.all, i)
 	}
 	s.seen += int64(n)
-	return frame{at, tokens, s.all[:n:n], s.seen - int64(n)}
+	return frame{at: at, tokens: tokens, rows: s.all[:n:n], name: s.seen - int64(n)}
 }
 
 // fits tells whether the context holds n more visual tokens beside those of the
@@ -232,19 +235,8 @@ func (s *Session) answer(ctx context.Context, req Request, give func(llm.Piece) 
 
 // next reads one token of the answer.
 func (s *Session) next(ctx context.Context, id int) error {
-	if s.d.alone() {
-		s.id[0] = int64(id)
-		return s.d.next1(ctx, nil, s.id[:], int64(s.d.len+s.d.holes))
-	}
-	ids := []int64{int64(id)}
-	var embeds []float32
-	if !s.m.g.ids {
-		var err error
-		if embeds, err = s.m.embeddings(ctx, ids); err != nil {
-			return err
-		}
-	}
-	return s.d.read(ctx, embeds, ids, 1)
+	s.id[0] = int64(id)
+	return s.d.next1(ctx, nil, s.id[:], int64(s.d.len+s.d.holes))
 }
 
 // prompt reads what the cache does not hold yet of the frames and question.

@@ -18,10 +18,11 @@ import (
 )
 
 // public opens a small public model and runs a batcher for most streams.
-func public(t *testing.T, name string, most int) (e *Engine, b *pipeline.Batcher, end func()) {
+func public(t *testing.T, name string, most int, reduce float64) (e *Engine, b *pipeline.Batcher, end func()) {
 	t.Helper()
 	c := configs.Default()
 	c.Model = testmodel.Unpack(t, "../../vlm/testdata/"+name+".tar.gz")
+	c.Reduce = reduce
 	e, err := Open(c, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +44,7 @@ func public(t *testing.T, name string, most int) (e *Engine, b *pipeline.Batcher
 func TestPublicLayouts(t *testing.T) {
 	for name, speaks := range map[string]bool{"smolvlm-a": true, "llava_next-a": true, "llava_onevision-a": true, "clip-a": false, "siglip-a": false} {
 		t.Run(name, func(t *testing.T) {
-			e, b, end := public(t, name, 2)
+			e, b, end := public(t, name, 2, 0)
 			defer end()
 			l, err := pipeline.NewLooker(e.Models, b, 0)
 			if err != nil {
@@ -151,7 +152,7 @@ func TestPublicModelsAreScored(t *testing.T) {
 	}
 	for name, speaks := range map[string]bool{"llava-a": true, "clip-a": false} {
 		t.Run(name, func(t *testing.T) {
-			e, b, end := public(t, name, 2)
+			e, b, end := public(t, name, 2, 0)
 			defer end()
 			r, err := eval.Run(t.Context(), dir, Evaluated{Engine: e, Batcher: b}, eval.Options{})
 			if err != nil {
