@@ -9,7 +9,7 @@ import (
 )
 
 // Of an output that is a product only the last row is made, and it is the one that
-// the whole has; others stay whole, and so do graphs that are not prepared.
+// the whole has, whether the graph is prepared or not; others stay whole.
 func TestLastRow(t *testing.T) {
 	const rows = 5
 	for _, c := range []struct {
@@ -56,21 +56,27 @@ func TestLastRow(t *testing.T) {
 				}
 				return y
 			}
-			whole := run(Source{Path: path}, Options{}, rows)
-			for _, how := range []string{"preparing", "prepared"} {
-				last := run(Source{Path: path}, Options{LastRow: c.output}, c.rows)
-				for i, y := range last {
-					sequence, at := i/(c.rows*c.out), i%(c.rows*c.out)
-					if want := whole[(sequence*rows+rows-c.rows)*c.out+at]; math.Abs(float64(y-want)) > c.near {
-						t.Fatalf("%s: sequence %d: element %d is %v, want %v", how, sequence, at, y, want)
-					}
-				}
-			}
 			data, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			run(Source{Data: data}, Options{LastRow: c.output}, rows)
+			run(Source{Path: path}, Options{}, rows)
+			kept, err := filepath.Glob(filepath.Join(e.cfg.CacheDir, "*", preparedGraph))
+			if err != nil || len(kept) != 1 {
+				t.Fatal("kept:", kept, err)
+			}
+			for i, src := range []Source{{Path: path}, {Path: path}, {Data: data}, {Path: kept[0]}} { // preparing, prepared, not, and not with weights beside it
+				if i == 3 {
+					e.cfg.CacheDir = ""
+				}
+				whole, last := run(src, Options{}, rows), run(src, Options{LastRow: c.output}, c.rows)
+				for i, y := range last {
+					sequence, at := i/(c.rows*c.out), i%(c.rows*c.out)
+					if want := whole[(sequence*rows+rows-c.rows)*c.out+at]; math.Abs(float64(y-want)) > c.near {
+						t.Fatalf("%s: sequence %d: element %d is %v, want %v", src.Path, sequence, at, y, want)
+					}
+				}
+			}
 		})
 	}
 }

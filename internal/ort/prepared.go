@@ -37,7 +37,6 @@ const (
 // load builds the session, from the graph prepared for this machine if there
 // is one, else from the source, keeping what was prepared.
 func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.DynamicAdvancedSession, error) {
-	const level = ortgo.GraphOptimizationLevelEnableAll
 	keep := e.place(src, s, size, beside)
 	if e.own && size < small && len(beside) == 0 {
 		var err error
@@ -46,7 +45,7 @@ func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.
 		}
 	}
 	if keep == "" {
-		return e.build(src, level, "", s)
+		return e.unkept(src, s)
 	}
 	if _, err := os.Stat(keep); err == nil {
 		kept, err := e.kept(keep, s)
@@ -60,7 +59,7 @@ func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.
 	fresh, failed := e.prepare(src, s, keep, size)
 	if fresh == nil {
 		var err error
-		if fresh, err = e.build(src, level, "", s); err != nil {
+		if fresh, err = e.unkept(src, s); err != nil {
 			return nil, err
 		}
 	}
@@ -68,6 +67,44 @@ func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.
 		e.cfg.Logger.Warn("cannot keep a prepared graph", "model", src.Name, "err", failed)
 	}
 	return fresh, nil
+}
+
+// unkept builds the session from the source, of which nothing prepared is kept.
+func (e *Env) unkept(src Source, s *Session) (*ortgo.DynamicAdvancedSession, error) {
+	if s.last != "" {
+		short, err := shortened(src, s.last)
+		if err != nil {
+			return nil, err
+		}
+		if short.Data != nil {
+			_, outputs, _, err := readGraph(short.Data)
+			if err != nil {
+				return nil, err
+			}
+			adopt(s.Outputs, outputs)
+			src = short
+		}
+	}
+	return e.build(src, ortgo.GraphOptimizationLevelEnableAll, "", s)
+}
+
+// shortened is a model that makes only the last row of an output, as bytes; without any
+// where it cannot be made so.
+func shortened(src Source, last string) (Source, error) {
+	model := src.Data
+	if src.Path != "" {
+		var err error
+		if model, err = os.ReadFile(src.Path); err != nil {
+			return src, err
+		}
+		src.folder, src.Path = filepath.Dir(src.Path), ""
+	}
+	short, err := lastRow(model, last)
+	src.Data = short
+	if len(short) == len(model) {
+		src.Data = nil
+	}
+	return src, err
 }
 
 // bare reads a model's file, where it has bodies of operators that package kernels
@@ -133,10 +170,8 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) (*ortgo.D
 		return nil, err
 	}
 	quick := false
-	if !e.cuda {
-		if quick, err = quicken(tmp, e.own, s.halves, s.last); err != nil {
-			return fresh, err
-		}
+	if quick, err = quicken(tmp, e.cuda, e.own, s.halves, s.last); err != nil {
+		return fresh, err
 	}
 	for _, name := range []string{preparedGraph, preparedWeights} {
 		if err := settle(filepath.Join(tmp, name)); err != nil && !os.IsNotExist(err) { // a small graph has no weights beside it

@@ -18,8 +18,8 @@ import (
 // whether it did: nodes become those of package kernels, where own says that this
 // machine can run them, and what attention is left to the library loses its scale.
 // With halves, keys and values are kept in 16 bits; of the output last, unless it is
-// empty, only the last row is made.
-func quicken(dir string, own, halves bool, last string) (bool, error) {
+// empty, only the last row is made. On a GPU that is all that is done.
+func quicken(dir string, gpu, own, halves bool, last string) (bool, error) {
 	path := filepath.Join(dir, preparedGraph)
 	model, err := os.ReadFile(path)
 	if err != nil {
@@ -41,7 +41,10 @@ func quicken(dir string, own, halves bool, last string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	unscaled, err := scaleTables(model, filepath.Join(dir, preparedWeights))
+	unscaled := false
+	if !gpu {
+		unscaled, err = scaleTables(model, filepath.Join(dir, preparedWeights))
+	}
 	if err != nil || !unscaled && !changed {
 		return false, err
 	}

@@ -25,6 +25,8 @@ type Source struct {
 	// a file is told by its size, date and pieces of it, and of Data nothing
 	// prepared is kept.
 	Hash string
+
+	folder string // of the external data of Data
 }
 
 // Options of a Session.
@@ -40,8 +42,8 @@ type Options struct {
 	// has float32 and this machine gains by it: see the types of Inputs.
 	HalfCache bool
 	// LastRow is an output, [batch, rows, columns], of which only the last row is read:
-	// a prepared graph makes no others where they are a product with weights. See the
-	// shape of Outputs.
+	// no others are made where they are a product with weights. See the shape of
+	// Outputs.
 	LastRow string
 	// Stoppable lets Run be stopped in the middle, at the cost of a goroutine for each
 	// Binding. Files of 16 MB and more always are.
@@ -170,6 +172,11 @@ func (e *Env) build(src Source, level ortgo.GraphOptimizationLevel, keep string,
 		} {
 			set(func() error { return o.AddSessionConfigEntry(c[0], c[1]) })
 		}
+	}
+	if src.folder != "" {
+		set(func() error {
+			return o.AddSessionConfigEntry("session.model_external_initializers_file_folder_path", src.folder)
+		})
 	}
 	if e.own {
 		set(func() error { return kernels.Register(e.library, handle(o), like.team) })
