@@ -32,8 +32,8 @@ type Config struct {
 	Model string `yaml:"model" json:"model" doc:"a model folder, or a name from lookout models list; empty: the embedded model"`
 	// Precision picks a file variant of a public model. It defaults to auto.
 	Precision string `yaml:"precision" json:"precision" enum:"auto,fp32,fp16,q4,q4f16,int8,uint8,quantized,bnb4" doc:"file variant of a public model"`
-	// Reduce is the cosine above which a visual token of a public model's older frames is left out, as the next frame shows the same at its place. It defaults to 0: all are read.
-	Reduce float64 `yaml:"reduce" json:"reduce" doc:"cosine above which a public model leaves out what the next frame shows as well, of the frames before the newest; 0.999 is a safe one, 0.98 leaves out most; 0: it reads all"`
+	// Reduce is the cosine above which a visual token of a public model's older frames is left out, as the next frame shows the same at its place. 0: all are read. It defaults to 0.9999, the least at which no answer was seen to change.
+	Reduce float64 `yaml:"reduce" json:"reduce" doc:"cosine above which a public model leaves out what the next frame shows as well, of the frames before the newest; at 0.9999 no answer was seen to change, 0.98 leaves out most; 0: it reads all"`
 	// Device is auto, cpu, cuda or cuda:N. It defaults to auto.
 	Device string `yaml:"device" json:"device" doc:"auto, cpu, cuda or cuda:N"`
 	// Threads bounds the threads that the models use, and those of all decoders. It defaults to 0: one for each core.
@@ -233,6 +233,7 @@ type Log struct {
 func Default() Config {
 	return Config{
 		Precision: "auto",
+		Reduce:    0.9999,
 		Device:    "auto",
 		StateDir:  defaultStateDir(),
 		LLM:       LLM{Backend: "local", Timeout: 30 * time.Second, Concurrency: 2, Media: "images"},

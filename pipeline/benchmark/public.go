@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/lookout-video/lookout/bench"
+	"github.com/lookout-video/lookout/configs"
 	"github.com/lookout-video/lookout/ingest"
 	"github.com/lookout-video/lookout/media"
 	"github.com/lookout-video/lookout/vlm"
@@ -160,15 +161,12 @@ func (r *Runner) describe(ctx context.Context, dir string, job bench.Job) (time.
 	return time.Since(began), nil
 }
 
-// alike is the cosine above which agreePublic lets visual tokens be left out.
-const alike = 0.98
-
 // agreePublic compares a stream's answers with all visual tokens read to those
-// with what is alike left out.
+// with what is alike left out, as the defaults have it.
 func (r *Runner) agreePublic(ctx context.Context, dir, video string) (out bench.Agreement, err error) {
 	var models []*vlm.Model
 	var sides []*vlm.Session
-	for _, above := range []float64{0, alike} {
+	for _, above := range []float64{0, configs.Default().Reduce} {
 		m, err := r.usePublic(dir, vlm.Options{Frames: 4, Slide: vlm.CanSlide(dir), Reduce: above})
 		if err != nil {
 			return out, err

@@ -14,7 +14,7 @@ func TestVisualTokensAreCounted(t *testing.T) {
 		c.Model = testmodel.Unpack(t, "../../vlm/testdata/smolvlm-a.tar.gz")
 		c.Streams[0].Gate, c.Streams[0].Rate = 0, 10
 		all := c.Streams[0]
-		all.Name = "all"
+		all.Name, all.Reduce = "all", 1
 		c.Streams[0].Reduce = 0.5
 		c.Streams = append(c.Streams, all)
 	})
