@@ -27,6 +27,7 @@ type Report struct {
 	clips, left, silent int
 	unreadable          int
 	details             []detail
+	compared            []row
 }
 
 type detail struct {
@@ -59,11 +60,11 @@ func (r *Report) rows() []row {
 
 // MarshalJSON writes one object, a key a score, each {value, n, low, high}; value
 // and interval are null where the clips held nothing to count. Figures are
-// rounded to six digits.
+// rounded to six digits. With Options.Against there are six more.
 func (r *Report) MarshalJSON() ([]byte, error) {
 	var b strings.Builder
 	b.WriteByte('{')
-	for i, row := range r.rows() {
+	for i, row := range append(r.rows(), r.compared...) {
 		if i > 0 {
 			b.WriteByte(',')
 		}
@@ -102,6 +103,12 @@ func (r *Report) WriteTable(w io.Writer) error {
 	for _, d := range r.details {
 		fmt.Fprintf(t, "  %s\t%s\t%s to %s\t%d\t\t\n", d.name, show(d.score.Value), show(d.score.Low), show(d.score.High), d.score.N)
 	}
+	if r.compared != nil {
+		fmt.Fprintln(t, "\t\t\t\t\t\nagainst what was said before\t\t\t\t\t")
+	}
+	for _, row := range r.compared {
+		fmt.Fprintf(t, "  %s\t%s\t%s to %s\t%d\t\t\n", row.key, show(row.score.Value), show(row.score.Low), show(row.score.High), row.score.N)
+	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
@@ -126,7 +133,7 @@ func (s *scorer) report() *Report {
 		Temporal: s.time[Normal].proportion(), TemporalReset: s.time[Reset].proportion(), TemporalShuffled: s.time[Shuffled].proportion(),
 		ZeroShotUnseen: s.zero.proportion(), IdleChatter: s.chatter.proportion(),
 		OODFlagged: s.flagged.proportion(), OODFalse: s.mistaken.proportion(),
-		clips: len(s.clips), left: s.edges, silent: s.abstained, unreadable: s.unreadable,
+		compared: s.against.rows(), clips: len(s.clips), left: s.edges, silent: s.abstained, unreadable: s.unreadable,
 	}
 	r.YesNoAUROC, r.YesNoECE = yesScores(s.yes)
 	r.FramesPerSecond, r.DescriptionMsP50 = speedScores(s.times)

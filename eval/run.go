@@ -18,6 +18,9 @@ type Options struct {
 	// Said gets what is said: descriptions and answers, each at its moment of a
 	// clip that runs as it is. It defaults to none.
 	Said func(Said)
+	// Against is what another run said of the same clips (see ReadSaid): the report
+	// also tells what has stayed the same, and by how much scores differ. It defaults to none.
+	Against []Said
 	// Progress is told after each clip how many of all runs are done.
 	// It defaults to none.
 	Progress func(done, total int)
@@ -59,7 +62,7 @@ func Run(ctx context.Context, dir string, e Engine, opt Options) (*Report, error
 			kinds = append(kinds, a.Kind)
 		}
 	}
-	s := &scorer{lex: newLexicon(kinds), opt: opt, can: e.Skills(), clips: clips, items: map[itemKey]item{}, times: map[int]timing{}}
+	s := &scorer{lex: newLexicon(kinds), opt: opt, can: e.Skills(), clips: clips, items: map[itemKey]item{}, times: map[int]timing{}, against: newComparison(opt.Against)}
 	s.choose()
 	var jobs []func() error
 	for i, c := range clips {
@@ -115,6 +118,7 @@ type scorer struct {
 	yes                          []yesItem
 	unreadable, abstained, edges int
 	times                        map[int]timing
+	against                      *comparison // nil where there is nothing to compare with
 }
 
 // choose draws the temporal items from the truth. Of each sort of yes/no
@@ -349,8 +353,12 @@ func (s *scorer) describes(i int, c *clip, mode Mode) (steps []step) {
 			if mode != Normal {
 				return nil
 			}
-			s.opt.Said(Said{Video: c.Video, T: t, Text: text})
+			said := Said{Video: c.Video, T: t, Text: text}
+			s.opt.Said(said)
 			v := m.judge(r)
+			if err := s.against.describe(s.lex, m, i, v, said); err != nil {
+				return err
+			}
 			s.unreadable += len(r.bad)
 			s.count(0, i, v)
 			for _, right := range v.related {
@@ -490,6 +498,9 @@ func (s *scorer) asks(i int, c *clip, mode Mode) (steps []step) {
 				said.Yes = &a.YesProb
 			}
 			s.opt.Said(said)
+			if err := s.against.ask(i, isYesNo, said, func(text string) bool { return q.A != cannotTell && s.lex.rightAnswer(q, text) }); err != nil {
+				return err
+			}
 			if !isYesNo {
 				s.open.add(i, right)
 				if silent {

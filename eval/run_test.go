@@ -441,6 +441,68 @@ func TestReportIsDeterministic(t *testing.T) {
 	}
 }
 
+// What is said is compared with what was said before, moment by moment.
+func TestAgainst(t *testing.T) {
+	dir, clips := testDir(t)
+	all := func(sp speaker, against []Said) (*Report, []Said) {
+		t.Helper()
+		var said []Said
+		r, err := Run(context.Background(), dir, &fake{clips: clips, speaker: sp}, Options{Against: against, Said: func(s Said) { said = append(said, s) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r, said
+	}
+	_, good := all(perfect{}, nil)
+	scores := func(r *Report) map[string]Score {
+		out := map[string]Score{}
+		for _, row := range r.compared {
+			out[row.key] = row.score
+		}
+		return out
+	}
+	r, _ := all(perfect{}, good)
+	for key, s := range scores(r) {
+		want := 0.0
+		if strings.HasPrefix(key, "same_") {
+			want = 1
+		}
+		if s.N == 0 || s.Value != want {
+			t.Errorf("the same run: %s is %+v", key, s)
+		}
+	}
+	var file bytes.Buffer
+	enc := json.NewEncoder(&file)
+	for i, s := range good {
+		if i%2 == 0 {
+			s.Text = "nonsense"
+		}
+		if err := enc.Encode(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bad, err := ReadSaid(&file)
+	if err != nil || len(bad) != len(good) {
+		t.Fatalf("%d of %d read: %v", len(bad), len(good), err)
+	}
+	r, _ = all(perfect{}, bad)
+	for key, s := range scores(r) {
+		better := map[bool]float64{true: 1, false: -1}[key == "more_event_recall"] // than nonsense is
+		switch {
+		case strings.HasPrefix(key, "same_"):
+			between(t, key, s, 0.3, 0.7)
+		case !(better*s.Value > 0.1) || !(s.Low <= s.Value && s.Value <= s.High) || s.Low*s.High <= 0:
+			t.Errorf("against nonsense: %s is %+v", key, s)
+		}
+	}
+	if _, err := Run(context.Background(), dir, &fake{clips: clips, speaker: perfect{}}, Options{Against: good[:1]}); err == nil || !strings.Contains(err.Error(), "other clips") {
+		t.Errorf("of other clips: %v", err)
+	}
+	if _, err := ReadSaid(strings.NewReader("{}\n{]")); err == nil || !strings.Contains(err.Error(), "object 2") {
+		t.Errorf("broken: %v", err)
+	}
+}
+
 // As many temporal yes/no questions are taken whose answer is yes as no.
 func TestTemporalItemsAreBalanced(t *testing.T) {
 	_, byName := testDir(t)
