@@ -61,6 +61,7 @@ func (b *Binding) newStopper() (*stopper, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What the library made is the first field of what the bindings have of it.
 	t := &stopper{
 		api: api, session: **(**unsafe.Pointer)(unsafe.Pointer(b.s.s)), options: *(*unsafe.Pointer)(unsafe.Pointer(opts)),
 		binding: *(*unsafe.Pointer)(unsafe.Pointer(b.io)), opts: opts,
