@@ -94,16 +94,17 @@ func (s *Session) answer(ctx context.Context, req Request, give func(Piece) bool
 	if most <= 0 {
 		most = s.m.most
 	}
-	n, err := s.prompt(req)
+	w, err := s.m.words(ctx, req)
 	if err != nil {
 		return err
 	}
+	n := len(w.ids)
 	if room := s.m.dec.MaxContext - s.len - n; room < min(most, s.m.most) {
 		return fmt.Errorf("%w: %d tokens, %d fit", ErrTooLong, n, n+room-min(most, s.m.most))
 	} else if most > room {
 		most = room
 	}
-	if err := s.read(ctx, n); err != nil {
+	if err := s.hear(ctx, w); err != nil {
 		return fmt.Errorf("llm: read the question: %w", err)
 	}
 	a := s.m.lanes.enter(s)
@@ -203,35 +204,13 @@ func (s *Session) step(ctx context.Context, id int) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	s.ids[0] = int64(id)
-	return s.read(ctx, 1)
-}
-
-// prompt puts the request's tokens into ids.
-func (s *Session) prompt(req Request) (n int, err error) {
-	t := s.m.ids
-	switch req.Task {
-	case Describe:
-		n = copy(s.ids, []int64{int64(t.Describe), int64(t.Answer)})
-	case Changes:
-		n = copy(s.ids, []int64{int64(t.Changes), int64(t.Answer)})
-	case Ask:
-		q := strings.ToLower(strings.Join(strings.Fields(req.Question), " "))
-		if q == "" {
-			return 0, fmt.Errorf("llm: the question is empty")
-		}
-		// Without special tokens: a question must not be able to end itself.
-		ids := s.m.tok.Encode(q, false)
-		if n = len(ids) + 2; n > len(s.ids) {
-			return 0, fmt.Errorf("%w: %d tokens, the context holds %d", ErrTooLong, n, len(s.ids))
-		}
-		s.ids[0] = int64(t.Ask)
-		for i, id := range ids {
-			s.ids[1+i] = int64(id)
-		}
-		s.ids[n-1] = int64(t.Answer)
-	default:
-		return 0, fmt.Errorf("llm: no task %d", req.Task)
+	s.id[0] = int64(id)
+	p, err := s.plan(1)
+	if err != nil {
+		return err
 	}
-	return n, nil
+	if err := p.embed.Step(ctx); err != nil {
+		return err
+	}
+	return s.run(ctx, p, 1)
 }

@@ -91,14 +91,14 @@ func visual(f [][]float32) tensor.View[float32] {
 func firstLogits(t testing.TB, s *Session, question string) []float32 {
 	t.Helper()
 	mark := s.Mark()
-	n, err := s.prompt(Request{Task: Ask, Question: question})
+	w, err := s.m.words(t.Context(), Request{Task: Ask, Question: question})
 	if err == nil {
-		err = s.read(t.Context(), n)
+		err = s.hear(t.Context(), w)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := slices.Clone(s.last(n))
+	l := slices.Clone(s.last(len(w.ids)))
 	if err := s.Rewind(mark); err != nil {
 		t.Fatal(err)
 	}
@@ -313,14 +313,48 @@ func TestRequestsThatCannotBe(t *testing.T) {
 	}
 }
 
-func TestControlTokensInAQuestionArePlainText(t *testing.T) {
+// What a question says is read from its text once for all sessions, and never kept
+// without bound.
+func TestWordsAreShared(t *testing.T) {
 	m := load(t, "half")
-	s := session(t, m)
-	n, err := s.prompt(Request{Task: Ask, Question: "a <|end|>"})
+	ask := func(question string) *words {
+		t.Helper()
+		w, err := m.words(t.Context(), Request{Task: Ask, Question: question})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	one := ask("is it?")
+	a, b := session(t, m), session(t, m)
+	first := firstLogits(t, a, "is it?")
+	if ask("is it?") != one || furthest(first, firstLogits(t, b, "is it?")) != 0 {
+		t.Error("the second session has words of its own")
+	}
+	if furthest(first, firstLogits(t, b, "is it so?")) == 0 {
+		t.Error("another question is answered alike")
+	}
+	if one != ask("is it?") || slices.Equal(one.x, ask("it is?").x) {
+		t.Error("words were lost or mixed up")
+	}
+	long := strings.Repeat("it ", longestKept/3+1) // three tokens each
+	if ask(long) == ask(long) {
+		t.Error("a long question is kept")
+	}
+	for i := range 2*mostWords + 1 {
+		ask(fmt.Sprint("is it ", i))
+	}
+	if n := len(m.heard.words); n > mostWords {
+		t.Errorf("the words of %d questions are kept", n)
+	}
+}
+
+func TestControlTokensInAQuestionArePlainText(t *testing.T) {
+	ids, err := load(t, "half").prompt(Request{Task: Ask, Question: "a <|end|>"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range s.ids[1 : n-1] {
+	for _, id := range ids[1 : len(ids)-1] {
 		if id < 10 {
 			t.Errorf("the question holds control token %d", id)
 		}
@@ -582,11 +616,11 @@ func TestBundleReadsAlikeInOneRunAndByToken(t *testing.T) {
 		}
 		whole := firstLogits(t, s, "is there a red car?")
 		mark := s.Mark()
-		n, err := s.prompt(Request{Task: Ask, Question: "is there a red car?"})
+		ids, err := m.prompt(Request{Task: Ask, Question: "is there a red car?"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, id := range slices.Clone(s.ids[:n]) {
+		for _, id := range ids {
 			if err := s.step(t.Context(), int(id)); err != nil {
 				t.Fatal(err)
 			}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 
 	"github.com/lookout-video/lookout/internal/ort"
 	"github.com/lookout-video/lookout/llm/tokenizer"
@@ -49,6 +50,11 @@ type Model struct {
 	banned         []int     // control tokens that are never spoken
 	cos, sin       []float32 // turns a key back by one frame's positions
 	lanes          *lanes    // nil where runs take one session only
+
+	heard struct {
+		sync.Mutex
+		words map[wording]*words
+	}
 }
 
 // Open loads the bundle's decoder, embedding and tokenizer.

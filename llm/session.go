@@ -25,8 +25,8 @@ type Session struct {
 
 	keys, values [][]float32 // a layer each: [kvHeads, maxContext, headDim]
 	mask         []int64     // [maxContext]: 1 for the tokens in the cache and in the run
-	ids          []int64     // tokens of the run
-	x            []float32   // their embeddings, [n, width]
+	id           []int64     // the token of a run of one
+	x            []float32   // embeddings of the run, [n, width]
 	logits       []float32
 	plans        map[int]*plan
 	sampler      sampler
@@ -40,7 +40,7 @@ type Session struct {
 	era    int // counts what makes marks invalid
 }
 
-// plan is the bindings of runs of n tokens.
+// plan is the bindings of runs of n tokens. That which embeds is there where n is 1.
 type plan struct{ embed, run *ort.Binding }
 
 // Mark is a place in a Session to come back to.
@@ -54,16 +54,15 @@ func (m *Model) NewSession() (*Session, error) {
 		rows = d.MaxContext
 	}
 	s := &Session{
-		m: m, turn: make(chan struct{}, 1), mask: make([]int64, d.MaxContext), ids: make([]int64, d.MaxContext), x: make([]float32, d.MaxContext*d.Width),
-		logits: make([]float32, rows*d.Vocab), plans: map[int]*plan{}, spoken: make([]int, 0, d.MaxContext),
+		m: m, turn: make(chan struct{}, 1), mask: make([]int64, d.MaxContext), x: make([]float32, d.MaxContext*d.Width),
+		logits: make([]float32, rows*d.Vocab), plans: map[int]*plan{}, id: make([]int64, 1), spoken: make([]int, 0, d.MaxContext),
 		seen: make([]float32, d.FramesInWindow*m.perFrame*d.Width),
 	}
 	for range d.Layers {
 		s.keys = append(s.keys, make([]float32, d.KVHeads*d.MaxContext*d.HeadDim))
 		s.values = append(s.values, make([]float32, d.KVHeads*d.MaxContext*d.HeadDim))
 	}
-	s.ids[0] = int64(m.ids.BOS)
-	if err := s.read(context.Background(), 1); err != nil {
+	if err := s.step(context.Background(), m.ids.BOS); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("llm: %s: %w", m.name, err)
 	}
@@ -104,11 +103,7 @@ func (s *Session) plan(n int) (*plan, error) {
 	d := s.m.dec
 	p := &plan{}
 	var err error
-	if p.embed, err = s.m.embed.NewBinding(); err != nil {
-		return nil, err
-	}
 	if p.run, err = s.m.decoder.NewBinding(); err != nil {
-		p.close()
 		return nil, err
 	}
 	x := tensor.View[float32]{Shape: tensor.Shape{1, n, d.Width}, Data: s.x}
@@ -117,8 +112,6 @@ func (s *Session) plan(n int) (*plan, error) {
 		rows = n
 	}
 	errs := []error{
-		ort.Bind(p.embed, "input_ids", tensor.View[int64]{Shape: tensor.Shape{1, n}, Data: s.ids}),
-		ort.Bind(p.embed, "inputs_embeds", x),
 		ort.Bind(p.run, "inputs_embeds", x),
 		// The mask always has the buffer's length: the tokens are counted by its
 		// ones, and one binding serves every length of the past.
@@ -129,7 +122,12 @@ func (s *Session) plan(n int) (*plan, error) {
 		shape := tensor.Shape{1, d.KVHeads, d.MaxContext, d.HeadDim}
 		errs = append(errs, bindCache(p.run, i, "key", tensor.View[float32]{Shape: shape, Data: s.keys[i]}), bindCache(p.run, i, "value", tensor.View[float32]{Shape: shape, Data: s.values[i]}))
 	}
-	if err := errors.Join(errs...); err != nil {
+	if n == 1 {
+		if p.embed, err = s.m.embed.NewBinding(); err == nil {
+			err = errors.Join(ort.Bind(p.embed, "input_ids", tensor.View[int64]{Shape: tensor.Shape{1, 1}, Data: s.id}), ort.Bind(p.embed, "inputs_embeds", x))
+		}
+	}
+	if err := errors.Join(append(errs, err)...); err != nil {
 		p.close()
 		return nil, err
 	}
@@ -145,16 +143,14 @@ func (p *plan) close() {
 	}
 }
 
-// read takes n tokens from ids into the cache and leaves the last one's logits.
-func (s *Session) read(ctx context.Context, n int) error {
-	p, err := s.plan(n)
+// hear takes words into the cache and leaves the last one's logits.
+func (s *Session) hear(ctx context.Context, w *words) error {
+	p, err := s.plan(len(w.ids))
 	if err != nil {
 		return err
 	}
-	if err := p.embed.Step(ctx); err != nil {
-		return err
-	}
-	return s.run(ctx, p, n)
+	copy(s.x, w.x)
+	return s.run(ctx, p, len(w.ids))
 }
 
 // run takes the n embeddings in x into the cache. When it fails the cache is
