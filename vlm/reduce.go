@@ -10,16 +10,19 @@ import (
 // fewer. It needs no training. The newest frame is read whole: what is there now
 // is told from it. A token of the frame before whose cosine to the next frame's at
 // the same place is above the threshold becomes one with that, which stands for
-// both. So older frames tell what has changed since, and nothing drifts. What is left
-// keeps its place (see Session.places), and no more frames are shown than without.
+// both, and for those that it stood for: the oldest of them is what is held against the
+// next, or a slow change would be left out step by step. So older frames tell what has
+// changed since. What is left keeps its place (see Session.places), and no more frames
+// are shown than without.
 type reducer struct {
 	above float32
 	done  Reduction
 	spare [][]int // rows of frames that are no longer shown
 }
 
-// thin leaves out of f what next repeats.
-func (r *reducer) thin(f *frame, next tensor.View[float32]) {
+// thin leaves out of the last of frames what next repeats.
+func (r *reducer) thin(frames []frame, next tensor.View[float32]) {
+	f := &frames[len(frames)-1]
 	if r.above <= 0 || !next.Shape.Equal(f.tokens.Shape) {
 		return
 	}
@@ -31,7 +34,7 @@ func (r *reducer) thin(f *frame, next tensor.View[float32]) {
 	}
 	newest, lowest := 0, float32(math.Inf(1)) // a frame is never left out whole
 	for _, row := range f.rows {
-		c := cosine(f.tokens.At(row).Data, next.At(row).Data)
+		c := cosine(oldest(frames, row), next.At(row).Data)
 		if c < lowest {
 			newest, lowest = row, c
 		}
@@ -45,6 +48,15 @@ func (r *reducer) thin(f *frame, next tensor.View[float32]) {
 	r.done.Merged += uint64(len(f.rows) - len(rows))
 	r.done.Kept += uint64(len(rows))
 	f.rows, f.thinned = rows, true
+}
+
+// oldest is the first of the tokens of a row that the last frame's stands for.
+func oldest(frames []frame, row int) []float32 {
+	i := len(frames) - 1
+	for i > 0 && frames[i-1].tokens.Shape.Equal(frames[i].tokens.Shape) && !frames[i-1].has(row) {
+		i--
+	}
+	return frames[i].tokens.At(row).Data
 }
 
 // reclaim takes back what thin gave a frame that is no longer shown.

@@ -23,6 +23,8 @@ func TestReducer(t *testing.T) {
 	}{
 		{"the newest is whole, and older ones have what has changed since", []tensor.View[float32]{tokensOf(x, y, z), tokensOf(y, y, x), tokensOf(z, y, x)},
 			[][]int{{0, 2}, {0}, {0, 1, 2}}, Reduction{Kept: 3, Merged: 3}},
+		{"a slow change is seen against where it began", []tensor.View[float32]{tokensOf(x, y), tokensOf([]float32{1, .2, 0}, z), tokensOf([]float32{1, .4, 0}, y), tokensOf([]float32{1, .6, 0}, z), tokensOf([]float32{1, .8, 0}, y)},
+			[][]int{{1}, {0, 1}, {1}, {1}, {0, 1}}, Reduction{Kept: 5, Merged: 3}},
 		{"a frame is never left out whole", []tensor.View[float32]{tokensOf(x, y, z), tokensOf(x, []float32{0, 1, .01}, z), tokensOf(x, y, z)},
 			[][]int{{1}, {1}, {0, 1, 2}}, Reduction{Kept: 2, Merged: 4}},
 		{"what has another shape is no repetition", []tensor.View[float32]{tokensOf(x, y, z), tokensOf(x, y)},
@@ -31,7 +33,7 @@ func TestReducer(t *testing.T) {
 		r, s := reducer{above: 0.95}, Session{}
 		for i, f := range c.frames {
 			if i > 0 {
-				r.thin(&s.frames[i-1], f)
+				r.thin(s.frames, f)
 			}
 			s.frames = append(s.frames, s.newFrame(f, 0))
 		}

@@ -61,7 +61,11 @@ func (f frame) reads(name int64) bool {
 	if name > -2 {
 		return true // text
 	}
-	_, found := slices.BinarySearch(f.rows, int(-2-f.name-name))
+	return f.has(int(-2 - f.name - name))
+}
+
+func (f frame) has(row int) bool {
+	_, found := slices.BinarySearch(f.rows, row)
 	return found
 }
 
@@ -102,8 +106,8 @@ func (s *Session) AppendFrame(_ context.Context, tokens tensor.View[float32], at
 	case len(tokens.Shape) != 2 || tokens.Shape[1] != s.m.g.width:
 		return fmt.Errorf("vlm: visual tokens %v, but the language model's width is %d", tokens.Shape, s.m.g.width)
 	}
-	if n := len(s.frames); n > 0 && s.still == nil {
-		s.reducer.thin(&s.frames[n-1], tokens)
+	if len(s.frames) > 0 && s.still == nil {
+		s.reducer.thin(s.frames, tokens)
 	}
 	for len(s.frames) > 0 && (len(s.frames) == s.m.opt.Frames || !s.fits(tokens.Shape[0])) {
 		s.reducer.reclaim(s.frames[0])

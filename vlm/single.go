@@ -104,14 +104,18 @@ func (d *decoder) beginOne() error {
 	out, _ := has(g.next.Outputs, "logits")
 	o.ids, o.at = make([]int64, 1), make([]int64, 1)
 	o.embeds, o.logits = floatsOf(in, make([]float32, g.width)), floatsOf(out, make([]float32, g.vocab))
-	o.runs = map[run]*call{}
-	if g.embed == nil {
-		return nil
+	if g.embed != nil {
+		lookup := newCall(g.embed)
+		bind(lookup, "input_ids", o.ids, 1, 1)
+		lookup.floats("inputs_embeds", o.embeds.wide, 1, 1, g.width)
+		if err := lookup.err; err != nil {
+			lookup.close()
+			return err
+		}
+		o.lookup = lookup
 	}
-	o.lookup = newCall(g.embed)
-	bind(o.lookup, "input_ids", o.ids, 1, 1)
-	o.lookup.floats("inputs_embeds", o.embeds.wide, 1, 1, g.width)
-	return o.lookup.err
+	o.runs = map[run]*call{}
+	return nil
 }
 
 // drop lets go of what is bound to buffers that are no more.
@@ -127,7 +131,7 @@ func (o *single) close() error {
 	for _, c := range o.runs {
 		errs = append(errs, c.b.Close())
 	}
-	if o.lookup != nil && o.lookup.b != nil {
+	if o.lookup != nil {
 		errs = append(errs, o.lookup.b.Close())
 	}
 	*o = single{}

@@ -168,7 +168,7 @@ func TestSlide(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		reduce float64
-	}{{"smolvlm-a", 0}, {"smolvlm-b", 0}, {"smolvlm-a", 0.9}, {"smolvlm-b", 0.6}} {
+	}{{"smolvlm-a", 0}, {"smolvlm-b", 0}, {"smolvlm-a", 0.9}, {"smolvlm-b", 0.7}} {
 		name := fmt.Sprintf("%s, reduce %v", c.name, c.reduce)
 		g := unpack(t, "testdata/"+c.name+".tar.gz")
 		m, err := Open(g.dir, env, Options{Frames: 3, Slide: true, Reduce: c.reduce})
