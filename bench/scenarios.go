@@ -260,7 +260,7 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 	}
 	if !c.Quick {
 		sides := []Side{}
-		for _, x := range [][3]string{{"embedded-gate", "", c.Video}, {"public-reduce", vlm + "-onnx-best128", busy}} {
+		for _, x := range [][3]string{{"embedded-gate", "", c.Video}, {"public-reduce", vlm + "-onnx-best128", c.Video}} {
 			sides = append(sides, ours(x[0], l.Agree != nil, "lookout bench --only reduction ("+x[0]+")", func(ctx context.Context) (Values, error) {
 				a, err := l.Agree(ctx, x[1], x[2])
 				return Values{"agreement": float64(a.Same) / float64(max(1, a.Asked)), "asked": float64(a.Asked), "spared": a.Spared}, err

@@ -88,12 +88,19 @@ func (e *Env) unkept(src Source, s *Session) (*ortgo.DynamicAdvancedSession, err
 	return e.build(src, ortgo.GraphOptimizationLevelEnableAll, "", s)
 }
 
+// mostShortened bounds files of graphs that are rewritten in memory. Of those with their
+// weights in them the head is a small part, and there would be three of each weight.
+const mostShortened = 256 << 20
+
 // shortened is a model that makes only the last row of an output, as bytes; without any
 // where it cannot be made so.
 func shortened(src Source, last string) (Source, error) {
 	model := src.Data
 	if src.Path != "" {
-		var err error
+		fi, err := os.Stat(src.Path)
+		if err != nil || fi.Size() > mostShortened {
+			return src, err
+		}
 		if model, err = os.ReadFile(src.Path); err != nil {
 			return src, err
 		}
