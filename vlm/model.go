@@ -68,6 +68,7 @@ type Model struct {
 	front        *front
 	rope         *rope // when the window slides
 	prefix       prefix
+	table        table
 	newline      atomic.Pointer[[]float32] // learned from the first picture
 }
 
@@ -480,14 +481,4 @@ func (m *Model) learn(e *eye) {
 		kept := slices.Clone(n)
 		m.newline.Store(&kept)
 	}
-}
-
-// embeddings gives [ids, width].
-func (m *Model) embeddings(ctx context.Context, ids []int64) ([]float32, error) {
-	out := make([]float32, len(ids)*m.g.width)
-	c := newCall(m.embed)
-	defer c.close()
-	bind(c, "input_ids", ids, 1, len(ids))
-	c.floats("inputs_embeds", out, 1, len(ids), m.g.width)
-	return out, c.run(ctx)
 }
