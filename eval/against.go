@@ -7,12 +7,12 @@ import (
 	"io"
 )
 
-// ReadSaid reads what Options.Said was told, a JSON object a line.
+// ReadSaid reads what Options.Said was told, a JSON object a line, one at least.
 func ReadSaid(r io.Reader) ([]Said, error) {
 	var all []Said
 	for d := json.NewDecoder(r); ; {
 		var s Said
-		if err := d.Decode(&s); errors.Is(err, io.EOF) {
+		if err := d.Decode(&s); errors.Is(err, io.EOF) && len(all) > 0 {
 			return all, nil
 		} else if err != nil {
 			return nil, fmt.Errorf("eval: what was said before: object %d: %w", len(all)+1, err)

@@ -498,6 +498,9 @@ func TestAgainst(t *testing.T) {
 	if _, err := Run(context.Background(), dir, &fake{clips: clips, speaker: perfect{}}, Options{Against: good[:1]}); err == nil || !strings.Contains(err.Error(), "other clips") {
 		t.Errorf("of other clips: %v", err)
 	}
+	if _, err := ReadSaid(strings.NewReader("")); err == nil {
+		t.Error("an empty file is compared with")
+	}
 	if _, err := ReadSaid(strings.NewReader("{}\n{]")); err == nil || !strings.Contains(err.Error(), "object 2") {
 		t.Errorf("broken: %v", err)
 	}

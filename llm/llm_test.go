@@ -334,7 +334,7 @@ func TestWordsAreShared(t *testing.T) {
 	if furthest(first, firstLogits(t, b, "is it so?")) == 0 {
 		t.Error("another question is answered alike")
 	}
-	if one != ask("is it?") || slices.Equal(one.x, ask("it is?").x) {
+	if one != ask(" Is  it? ") || slices.Equal(one.x, ask("it is?").x) {
 		t.Error("words were lost or mixed up")
 	}
 	long := strings.Repeat("it ", longestKept/3+1) // three tokens each
@@ -350,7 +350,7 @@ func TestWordsAreShared(t *testing.T) {
 }
 
 func TestControlTokensInAQuestionArePlainText(t *testing.T) {
-	ids, err := load(t, "half").prompt(Request{Task: Ask, Question: "a <|end|>"})
+	ids, err := load(t, "half").prompt(wording{Ask, "a <|end|>"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -616,7 +616,7 @@ func TestBundleReadsAlikeInOneRunAndByToken(t *testing.T) {
 		}
 		whole := firstLogits(t, s, "is there a red car?")
 		mark := s.Mark()
-		ids, err := m.prompt(Request{Task: Ask, Question: "is there a red car?"})
+		ids, err := m.prompt(wording{Ask, "is there a red car?"})
 		if err != nil {
 			t.Fatal(err)
 		}

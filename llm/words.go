@@ -25,7 +25,7 @@ const (
 	longestKept = 48
 )
 
-// wording names words.
+// wording names words: a task, and a question in lower case.
 type wording struct {
 	task     Task
 	question string
@@ -35,7 +35,7 @@ type wording struct {
 func (m *Model) words(ctx context.Context, req Request) (*words, error) {
 	key := wording{task: req.Task}
 	if req.Task == Ask {
-		key.question = req.Question
+		key.question = strings.ToLower(strings.Join(strings.Fields(req.Question), " "))
 	}
 	m.heard.Lock()
 	w := m.heard.words[key]
@@ -43,7 +43,7 @@ func (m *Model) words(ctx context.Context, req Request) (*words, error) {
 	if w != nil {
 		return w, nil
 	}
-	ids, err := m.prompt(req)
+	ids, err := m.prompt(key)
 	if err != nil {
 		return nil, err
 	}
@@ -73,22 +73,21 @@ func (m *Model) words(ctx context.Context, req Request) (*words, error) {
 	return w, nil
 }
 
-// prompt gives the request's tokens.
-func (m *Model) prompt(req Request) ([]int64, error) {
+// prompt gives the tokens of w.
+func (m *Model) prompt(w wording) ([]int64, error) {
 	t := m.ids
-	switch req.Task {
+	switch w.task {
 	case Describe:
 		return []int64{int64(t.Describe), int64(t.Answer)}, nil
 	case Changes:
 		return []int64{int64(t.Changes), int64(t.Answer)}, nil
 	case Ask:
-		q := strings.ToLower(strings.Join(strings.Fields(req.Question), " "))
-		if q == "" {
+		if w.question == "" {
 			return nil, fmt.Errorf("llm: the question is empty")
 		}
 		ids := []int64{int64(t.Ask)}
 		// Without special tokens: a question must not be able to end itself.
-		for _, id := range m.tok.Encode(q, false) {
+		for _, id := range m.tok.Encode(w.question, false) {
 			ids = append(ids, int64(id))
 		}
 		ids = append(ids, int64(t.Answer))
@@ -97,5 +96,5 @@ func (m *Model) prompt(req Request) ([]int64, error) {
 		}
 		return ids, nil
 	}
-	return nil, fmt.Errorf("llm: no task %d", req.Task)
+	return nil, fmt.Errorf("llm: no task %d", w.task)
 }
