@@ -196,10 +196,10 @@ func (d *decoder) step(ctx context.Context, s *ort.Session, embeds []float32, id
 		d.grow(to, total)
 		d.ones(total)
 	}
-	var e *floats
+	var e *port
 	if in, ok := has(s.Inputs, "inputs_embeds"); ok {
-		e = floatsOf(in, embeds)
-		e.narrow()
+		e = portOf(in, embeds)
+		e.load()
 	}
 	rows := d.bindInputs(c, s, e, ids, at)
 	for _, out := range s.Outputs {
@@ -236,7 +236,7 @@ func (d *decoder) ones(n int) {
 
 // bindInputs binds what a run of a token for each of at reads, and tells for how many
 // of them there will be logits.
-func (d *decoder) bindInputs(c *call, s *ort.Session, embeds *floats, ids, at []int64) (rows int) {
+func (d *decoder) bindInputs(c *call, s *ort.Session, embeds *port, ids, at []int64) (rows int) {
 	n := len(at)
 	rows = n
 	past, total := d.len, d.len+n
@@ -246,7 +246,7 @@ func (d *decoder) bindInputs(c *call, s *ort.Session, embeds *floats, ids, at []
 	for _, in := range s.Inputs {
 		switch in.Name {
 		case "inputs_embeds":
-			c.bindFloats(in.Name, embeds, 1, n, d.g.width)
+			c.bindPort(in.Name, embeds, 1, n, d.g.width)
 		case "input_ids":
 			bind(c, in.Name, ids, 1, n)
 		case "attention_mask":

@@ -20,32 +20,9 @@ type eye struct {
 	outputs []*port
 }
 
-// port is the memory behind an input or output.
-type port struct {
-	data []float32
-	half []uint16 // what is bound, where the graph wants that
-}
-
-func (p *port) load() {
-	for i := range p.half {
-		p.half[i] = toHalf(p.data[i])
-	}
-}
-
-func (p *port) store() {
-	for i, h := range p.half {
-		p.data[i] = fromHalf(h)
-	}
-}
-
 func newPort(b *ort.Binding, i ort.Info, shape ...int) (*port, error) {
-	n := tensor.Shape(shape).Len()
-	p := &port{data: make([]float32, n)}
-	if i.Type == "float16" {
-		p.half = make([]uint16, n)
-		return p, ort.Bind(b, i.Name, tensor.View[uint16]{Shape: shape, Data: p.half})
-	}
-	return p, ort.Bind(b, i.Name, tensor.View[float32]{Shape: shape, Data: p.data})
+	p := portOf(i, make([]float32, tensor.Shape(shape).Len()))
+	return p, p.bind(b, i.Name, shape...)
 }
 
 // newEye binds s. shapes has the outputs' names and shapes, in the eye's order.

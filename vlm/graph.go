@@ -43,49 +43,52 @@ func (c *call) floats(name string, data []float32, shape ...int) {
 	if !given {
 		info, _ = has(c.s.Outputs, name)
 	}
-	f := floatsOf(info, data[:tensor.Shape(shape).Len()])
+	p := portOf(info, data[:tensor.Shape(shape).Len()])
 	if given {
-		f.narrow()
-	} else if f.half != nil {
-		c.back = append(c.back, f.widen)
+		p.load()
+	} else if p.half != nil {
+		c.back = append(c.back, p.store)
 	}
-	c.bindFloats(name, f, shape...)
+	c.bindPort(name, p, shape...)
 }
 
-func (c *call) bindFloats(name string, f *floats, shape ...int) {
-	if f.half != nil {
-		bind(c, name, f.half, shape...)
-	} else {
-		bind(c, name, f.wide, shape...)
+func (c *call) bindPort(name string, p *port, shape ...int) {
+	if c.err == nil {
+		c.err = p.bind(c.b, name, shape...)
 	}
 }
 
-// floats are numbers that a graph has in float16 where half is not nil.
-type floats struct {
-	wide []float32
-	half []uint16
+// port is the memory behind an input or output.
+type port struct {
+	data []float32
+	half []uint16 // what is bound, where the graph wants that
 }
 
-func floatsOf(i ort.Info, data []float32) *floats {
-	f := &floats{wide: data}
+func portOf(i ort.Info, data []float32) *port {
+	p := &port{data: data}
 	if i.Type == "float16" {
-		f.half = make([]uint16, max(1, len(data)))
+		p.half = make([]uint16, max(1, len(data)))
 	}
-	return f
+	return p
 }
 
-// narrow gives the graph what wide has.
-func (f *floats) narrow() {
-	for i := range f.half {
-		f.half[i] = toHalf(f.wide[i])
+func (p *port) load() {
+	for i := range p.half {
+		p.half[i] = toHalf(p.data[i])
 	}
 }
 
-// widen takes into wide what the graph has given.
-func (f *floats) widen() {
-	for i, h := range f.half {
-		f.wide[i] = fromHalf(h)
+func (p *port) store() {
+	for i, h := range p.half {
+		p.data[i] = fromHalf(h)
 	}
+}
+
+func (p *port) bind(b *ort.Binding, name string, shape ...int) error {
+	if p.half != nil {
+		return ort.Bind(b, name, tensor.View[uint16]{Shape: shape, Data: p.half})
+	}
+	return ort.Bind(b, name, tensor.View[float32]{Shape: shape, Data: p.data})
 }
 
 func (c *call) run(ctx context.Context) error {

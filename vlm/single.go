@@ -10,7 +10,7 @@ import (
 // once for each length, which the next answers pass again.
 type single struct {
 	ids, at        []int64
-	embeds, logits *floats
+	embeds, logits *port
 	lookup         *call // writes embeds; nil where the graph embeds
 	runs           map[run]*call
 }
@@ -49,19 +49,19 @@ func (d *decoder) next1(ctx context.Context, embeds []float32, ids []int64, at i
 	o.at[0] = at
 	switch {
 	case embeds != nil:
-		copy(o.embeds.wide, embeds)
-		o.embeds.narrow()
+		copy(o.embeds.data, embeds)
+		o.embeds.load()
 	case o.lookup != nil:
 		if err := o.lookup.step(ctx); err != nil {
 			return err
 		}
-		o.embeds.narrow()
+		o.embeds.load()
 	}
 	if err := c.step(ctx); err != nil {
 		return err
 	}
-	o.logits.widen()
-	d.logits = o.logits.wide
+	o.logits.store()
+	d.logits = o.logits.data
 	d.cur, d.len = to, total
 	return nil
 }
@@ -84,7 +84,7 @@ func (d *decoder) bindOne(which run, to int) (*call, error) {
 	d.bindInputs(c, s, o.embeds, o.ids, o.at)
 	for _, out := range s.Outputs {
 		if out.Name == "logits" {
-			c.bindFloats(out.Name, o.logits, 1, 1, d.g.vocab)
+			c.bindPort(out.Name, o.logits, 1, 1, d.g.vocab)
 		} else if i, ok := cacheIndex(out.Name, "present."); ok {
 			d.bindCache(c, out.Name, to, i, size)
 		}
@@ -103,11 +103,11 @@ func (d *decoder) beginOne() error {
 	in, _ := has(g.next.Inputs, "inputs_embeds")
 	out, _ := has(g.next.Outputs, "logits")
 	o.ids, o.at = make([]int64, 1), make([]int64, 1)
-	o.embeds, o.logits = floatsOf(in, make([]float32, g.width)), floatsOf(out, make([]float32, g.vocab))
+	o.embeds, o.logits = portOf(in, make([]float32, g.width)), portOf(out, make([]float32, g.vocab))
 	if g.embed != nil {
 		lookup := newCall(g.embed)
 		bind(lookup, "input_ids", o.ids, 1, 1)
-		lookup.floats("inputs_embeds", o.embeds.wide, 1, 1, g.width)
+		lookup.floats("inputs_embeds", o.embeds.data, 1, 1, g.width)
 		if err := lookup.err; err != nil {
 			lookup.close()
 			return err
