@@ -5,6 +5,8 @@ import (
 	"errors"
 	"unsafe"
 
+	"github.com/lookout-video/lookout/internal/ort/kernels"
+
 	ortgo "github.com/yalue/onnxruntime_go"
 )
 
@@ -12,20 +14,7 @@ import (
 // the former makes lists of all inputs and outputs in each run.
 
 /*
-#include <dlfcn.h>
-#include <stdlib.h>
-
 #include <onnxruntime_c_api.h>
-
-// lookout_api gives the API of the library at path, which is loaded; NULL where it
-// has not this version.
-static const OrtApi *lookout_api(const char *path) {
-	void *handle = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-	if (!handle) return NULL;
-	const OrtApiBase *(*base)(void) = (const OrtApiBase *(*)(void))dlsym(handle, "OrtGetApiBase");
-	dlclose(handle); // it stays: who loaded it holds it
-	return base ? base()->GetApi(ORT_API_VERSION) : NULL;
-}
 
 static OrtStatus *lookout_run(const OrtApi *api, void *session, void *options, void *binding) {
 	return api->RunWithBinding(session, options, binding);
@@ -51,9 +40,7 @@ type stopper struct {
 }
 
 func (b *Binding) newStopper() (*stopper, error) {
-	path := C.CString(b.s.env.library)
-	defer C.free(unsafe.Pointer(path))
-	api := C.lookout_api(path)
+	api := (*C.OrtApi)(kernels.API(b.s.env.library))
 	if api == nil {
 		return nil, errors.New("the library is of another version")
 	}

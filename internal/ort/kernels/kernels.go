@@ -79,6 +79,14 @@ func Narrow(by int) { C.lookout_kernels_narrow(C.int(by)) }
 // Width tells whether attention is to be had for heads this wide.
 func Width(n int) bool { return C.lookout_attention_width(C.int64_t(n)) != 0 }
 
+// API is the OrtApi of the ONNX Runtime that was loaded from library, nil where it is of
+// another version.
+func API(library string) unsafe.Pointer {
+	path := C.CString(library)
+	defer C.free(unsafe.Pointer(path))
+	return unsafe.Pointer(C.lookout_api(path))
+}
+
 // Register makes the operators known to the sessions made with options, an
 // OrtSessionOptions. ONNX Runtime must have been loaded from library. With team,
 // their threads are those of StartTeam in place of the session's. Calls must not

@@ -901,15 +901,19 @@ static const char *why(OrtStatus *s) {
 	return text;
 }
 
+const OrtApi *lookout_api(const char *library) {
+	void *handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
+	if (!handle) return NULL;
+	const OrtApiBase *(*base)(void) = (const OrtApiBase *(*)(void))dlsym(handle, "OrtGetApiBase");
+	dlclose(handle); // it stays: who loaded it holds it
+	return base ? base()->GetApi(API_VERSION) : NULL;
+}
+
 const char *lookout_kernels_register(const char *library, void *options, int team) {
 	if (!lookout_kernels()) return "this CPU has not the instructions";
 	OrtCustomOpDomain **domain = &domains[team != 0];
 	if (!api) {
-		void *handle = dlopen(library, RTLD_LAZY | RTLD_NOLOAD);
-		if (!handle) return "the library is not loaded";
-		const OrtApiBase *(*base)(void) = (const OrtApiBase *(*)(void))dlsym(handle, "OrtGetApiBase");
-		dlclose(handle); // it stays: who loaded it holds it
-		if (!base || !(api = base()->GetApi(API_VERSION))) return "the library is of another version";
+		if (!(api = lookout_api(library))) return "the library is not loaded, or of another version";
 		memcpy(of_team, operators, sizeof operators);
 	}
 	OrtStatus *failed;

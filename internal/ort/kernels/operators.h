@@ -4,6 +4,10 @@
 
 #include <onnxruntime_c_api.h>
 
+// lookout_api gives the API of the ONNX Runtime that was loaded from library; NULL where
+// it is not loaded, or of another version.
+const OrtApi *lookout_api(const char *library);
+
 // lookout_kernels_register makes the operators known to a session with these options
 // (an OrtSessionOptions). library is the path by which ONNX Runtime was loaded. With team, their
 // threads are the team's in place of the session's.
