@@ -13,7 +13,6 @@ import (
 	"github.com/lookout-video/lookout/internal/ort"
 	"github.com/lookout-video/lookout/llm/tokenizer"
 	"github.com/lookout-video/lookout/model"
-	"github.com/lookout-video/lookout/tensor"
 )
 
 // Errors that callers decide on.
@@ -135,19 +134,7 @@ func (m *Model) load(b *model.Bundle, env *ort.Env) error {
 		m.rows = 1
 	}
 	m.frame = make([]float32, m.dec.Width)
-	e, err := m.embed.NewBinding()
-	if err != nil {
-		return err
-	}
-	defer e.Close()
-	err = errors.Join(
-		ort.Bind(e, "input_ids", tensor.View[int64]{Shape: tensor.Shape{1, 1}, Data: []int64{int64(m.ids.Frame)}}),
-		ort.Bind(e, "inputs_embeds", tensor.View[float32]{Shape: tensor.Shape{1, 1, m.dec.Width}, Data: m.frame}),
-	)
-	if err != nil {
-		return err
-	}
-	return e.Step(context.Background())
+	return m.lookUp(context.Background(), []int64{int64(m.ids.Frame)}, m.frame)
 }
 
 // turnBack prepares the rotation by -n positions. RoPE turns a key by its

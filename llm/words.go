@@ -48,18 +48,7 @@ func (m *Model) words(ctx context.Context, req Request) (*words, error) {
 		return nil, err
 	}
 	w = &words{ids: ids, x: make([]float32, len(ids)*m.dec.Width)}
-	e, err := m.embed.NewBinding()
-	if err != nil {
-		return nil, err
-	}
-	defer e.Close()
-	if err := errors.Join(
-		ort.Bind(e, "input_ids", tensor.View[int64]{Shape: tensor.Shape{1, len(ids)}, Data: w.ids}),
-		ort.Bind(e, "inputs_embeds", tensor.View[float32]{Shape: tensor.Shape{1, len(ids), m.dec.Width}, Data: w.x}),
-	); err != nil {
-		return nil, err
-	}
-	if err := e.Step(ctx); err != nil {
+	if err := m.lookUp(ctx, w.ids, w.x); err != nil {
 		return nil, err
 	}
 	if len(ids) <= longestKept {
@@ -71,6 +60,22 @@ func (m *Model) words(ctx context.Context, req Request) (*words, error) {
 		m.heard.words[key] = w
 	}
 	return w, nil
+}
+
+// lookUp writes the embeddings of ids into x.
+func (m *Model) lookUp(ctx context.Context, ids []int64, x []float32) error {
+	e, err := m.embed.NewBinding()
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	if err := errors.Join(
+		ort.Bind(e, "input_ids", tensor.View[int64]{Shape: tensor.Shape{1, len(ids)}, Data: ids}),
+		ort.Bind(e, "inputs_embeds", tensor.View[float32]{Shape: tensor.Shape{1, len(ids), m.dec.Width}, Data: x}),
+	); err != nil {
+		return err
+	}
+	return e.Step(ctx)
 }
 
 // prompt gives the tokens of w.
