@@ -237,22 +237,31 @@ func field(msg []byte) (size int, num, v uint64, b []byte, err error) {
 
 // readGraphFile does not read the weights: pages that are skipped stay on disk.
 func readGraphFile(path string) (inputs, outputs []Info, beside []string, err error) {
-	f, err := os.Open(path)
+	err = mapped(path, func(model []byte) error {
+		inputs, outputs, beside, err = readGraph(model)
+		return err
+	})
+	return inputs, outputs, beside, err
+}
+
+// mapped calls f with a file's bytes, which are its only while it runs.
+func mapped(path string, f func([]byte) error) error {
+	file, err := os.Open(path)
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
-	defer f.Close()
-	fi, err := f.Stat()
+	defer file.Close()
+	fi, err := file.Stat()
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
 	if fi.Size() == 0 || fi.IsDir() {
-		return nil, nil, nil, errGraph
+		return errGraph
 	}
-	m, err := syscall.Mmap(int(f.Fd()), 0, int(fi.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
+	m, err := syscall.Mmap(int(file.Fd()), 0, int(fi.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
 	if err != nil {
-		return nil, nil, nil, err
+		return err
 	}
 	defer func() { _ = syscall.Munmap(m) }()
-	return readGraph(m)
+	return f(m)
 }

@@ -87,9 +87,10 @@ func oneRow(info []byte) ([]byte, error) {
 	})
 }
 
-// edit gives a message with its fields num, which hold bytes, as f makes them.
+// edit gives a message with its fields num, which hold bytes, as f makes them; without
+// those of which it makes nil.
 func edit(msg []byte, num uint64, f func(b []byte) ([]byte, error)) ([]byte, error) {
-	out := make([]byte, 0, len(msg)+8)
+	out := []byte{}
 	for len(msg) > 0 {
 		size, n, _, b, err := field(msg)
 		if err != nil {
@@ -99,7 +100,9 @@ func edit(msg []byte, num uint64, f func(b []byte) ([]byte, error)) ([]byte, err
 			if b, err = f(b); err != nil {
 				return nil, err
 			}
-			out = appendBytes(out, num, b)
+			if b != nil {
+				out = appendBytes(out, num, b)
+			}
 		} else {
 			out = append(out, msg[:size]...)
 		}

@@ -468,6 +468,11 @@ func FuzzReadGraph(f *testing.F) {
 		if scale, tables, err := unscale(b); err == nil && (len(tables) != 0) != (scale != 0) {
 			t.Fatalf("scale %v, %d tables", scale, len(tables))
 		}
+		if lean, left := leaveWeights(b, "file", func(name string) (string, error) { return name, nil }); err == nil && left == nil {
+			if again, _, beside, err := readGraph(lean); err != nil || len(again) != len(ins) {
+				t.Fatalf("without its weights: %d inputs, %d before, files %q: %v", len(again), len(ins), beside, err)
+			}
+		}
 		rest, err := withoutBodies(b)
 		if err == nil && len(rest) > len(b) {
 			t.Fatal("grown by what was left out")

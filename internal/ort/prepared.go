@@ -1,6 +1,7 @@
 package ort
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -35,100 +36,51 @@ const (
 )
 
 // load builds the session, from the graph prepared for this machine if there
-// is one, else from the source, keeping what was prepared.
+// is one or one can be made, else from the source.
 func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.DynamicAdvancedSession, error) {
 	keep := e.place(src, s, size, beside)
-	if e.own && size < small && len(beside) == 0 {
-		var err error
-		if src, err = bare(src); err != nil {
-			return nil, err
-		}
-	}
-	if keep == "" {
-		return e.unkept(src, s)
-	}
-	if _, err := os.Stat(keep); err == nil {
-		kept, err := e.kept(keep, s)
-		if err == nil {
+	if keep != "" {
+		if built, err := e.kept(keep, s); err == nil {
 			now := time.Now()
 			_ = os.Chtimes(keep, now, now) // tells prune that it is in use
-			return kept, nil
+			return built, nil
 		}
-		os.RemoveAll(keep) // damaged
+		os.RemoveAll(keep) // damaged, if it is there
 	}
-	fresh, failed := e.prepare(src, s, keep, size)
-	if fresh == nil {
-		var err error
-		if fresh, err = e.unkept(src, s); err != nil {
-			return nil, err
+	src, err := apart(src)
+	if err == nil && e.own && src.Path == "" {
+		src.Data, err = withoutBodies(src.Data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if keep != "" {
+		err := e.prepare(src, s, keep, size)
+		built, missing := e.kept(keep, s)
+		if err = cmp.Or(err, missing); err != nil {
+			e.cfg.Logger.Warn("cannot keep a prepared graph", "model", src.Name, "err", err)
+		}
+		if missing == nil {
+			return built, nil
 		}
 	}
-	if failed != nil {
-		e.cfg.Logger.Warn("cannot keep a prepared graph", "model", src.Name, "err", failed)
-	}
-	return fresh, nil
+	return e.unkept(src, s)
 }
 
 // unkept builds the session from the source, of which nothing prepared is kept.
 func (e *Env) unkept(src Source, s *Session) (*ortgo.DynamicAdvancedSession, error) {
-	if s.last != "" {
-		short, err := shortened(src, s.last)
+	if s.last != "" && src.Path == "" {
+		var err error
+		if src.Data, err = lastRow(src.Data, s.last); err != nil {
+			return nil, err
+		}
+		_, outputs, _, err := readGraph(src.Data)
 		if err != nil {
 			return nil, err
 		}
-		if short.Data != nil {
-			_, outputs, _, err := readGraph(short.Data)
-			if err != nil {
-				return nil, err
-			}
-			adopt(s.Outputs, outputs)
-			src = short
-		}
+		adopt(s.Outputs, outputs)
 	}
 	return e.build(src, ortgo.GraphOptimizationLevelEnableAll, "", s)
-}
-
-// mostShortened bounds files of graphs that are rewritten in memory. Of those with their
-// weights in them the head is a small part, and there would be three of each weight.
-const mostShortened = 256 << 20
-
-// shortened is a model that makes only the last row of an output, as bytes; without any
-// where it cannot be made so.
-func shortened(src Source, last string) (Source, error) {
-	model := src.Data
-	if src.Path != "" {
-		fi, err := os.Stat(src.Path)
-		if err != nil || fi.Size() > mostShortened {
-			return src, err
-		}
-		if model, err = os.ReadFile(src.Path); err != nil {
-			return src, err
-		}
-		src.folder, src.Path = filepath.Dir(src.Path), ""
-	}
-	short, err := lastRow(model, last)
-	src.Data = short
-	if len(short) == len(model) {
-		src.Data = nil
-	}
-	return src, err
-}
-
-// bare reads a model's file, where it has bodies of operators that package kernels
-// has, and leaves them out.
-func bare(src Source) (Source, error) {
-	data := src.Data
-	if src.Path != "" {
-		var err error
-		if data, err = os.ReadFile(src.Path); err != nil {
-			return src, err
-		}
-	}
-	rest, err := withoutBodies(data)
-	if err == nil && len(rest) < len(data) {
-		src.Path, src.Data = "", rest
-	}
-	return src, err
 }
 
 // place is the folder of the graph prepared from src, empty when none is to be
@@ -157,49 +109,42 @@ func (e *Env) place(src Source, s *Session, size int64, beside []string) string 
 	return filepath.Join(e.cfg.CacheDir, preparedName(id, e.Version(), e.Device()))
 }
 
-// prepare builds the session and puts what was prepared into the folder keep,
-// in one step: what is there is whole. The session may be there though keeping
-// failed.
-func (e *Env) prepare(src Source, s *Session, keep string, size int64) (*ortgo.DynamicAdvancedSession, error) {
+// prepare has the library rewrite the graph and puts what it made into the folder
+// keep, in one step: what is there is whole.
+func (e *Env) prepare(src Source, s *Session, keep string, size int64) error {
 	if err := os.MkdirAll(e.cfg.CacheDir, 0o755); err != nil {
-		return nil, err
+		return err
 	}
 	if !roomFor(e.cfg.CacheDir, size) {
-		return nil, errors.New("the disk is nearly full")
+		return errors.New("the disk is nearly full")
 	}
 	tmp, err := os.MkdirTemp(e.cfg.CacheDir, unfinished)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer os.RemoveAll(tmp)
-	fresh, err := e.build(src, ortgo.GraphOptimizationLevelEnableAll, filepath.Join(tmp, preparedGraph), s)
+	built, err := e.build(src, ortgo.GraphOptimizationLevelEnableAll, filepath.Join(tmp, preparedGraph), s)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	quick := false
-	if quick, err = quicken(tmp, e.cuda, e.own, s.halves, s.last); err != nil {
-		return fresh, err
+	free(built)
+	if err := quicken(tmp, e.cuda, e.own, s.halves, s.last); err != nil {
+		return err
 	}
 	for _, name := range []string{preparedGraph, preparedWeights} {
 		if err := settle(filepath.Join(tmp, name)); err != nil && !os.IsNotExist(err) { // a small graph has no weights beside it
-			return fresh, err
+			return err
 		}
 	}
 	if err := os.Chmod(tmp, 0o755); err != nil {
-		return fresh, err
+		return err
 	}
 	if err := os.Rename(tmp, keep); err != nil {
 		if _, there := os.Stat(keep); there != nil { // else another process was faster
-			return fresh, err
+			return err
 		}
 	}
-	if quick { // the first session too
-		if better, err := e.kept(keep, s); err == nil {
-			free(fresh)
-			fresh = better
-		}
-	}
-	return fresh, prune(e.cfg.CacheDir, e.cfg.CacheBytes, keep)
+	return prune(e.cfg.CacheDir, e.cfg.CacheBytes, keep)
 }
 
 // kept builds the session from the folder of a prepared graph.

@@ -14,41 +14,28 @@ import (
 	"github.com/lookout-video/lookout/internal/ort/kernels"
 )
 
-// quicken changes a prepared graph so that reading tokens costs less, and tells
-// whether it did: nodes become those of package kernels, where own says that this
+// quicken changes a prepared graph so that reading tokens costs less: nodes become those of package kernels, where own says that this
 // machine can run them, and what attention is left to the library loses its scale.
 // With halves, keys and values are kept in 16 bits; of the output last, unless it is
 // empty, only the last row is made. On a GPU that is all that is done.
-func quicken(dir string, gpu, own, halves bool, last string) (bool, error) {
+func quicken(dir string, gpu, own, halves bool, last string) error {
 	path := filepath.Join(dir, preparedGraph)
 	model, err := os.ReadFile(path)
-	if err != nil {
-		return false, err
-	}
-	changed := false
-	if own {
-		ours := 0
-		if model, ours, err = ownNodes(model); err == nil && halves {
+	if err == nil && own {
+		if model, _, err = ownNodes(model); err == nil && halves {
 			model, err = halveCache(model)
 		}
-		changed = ours > 0
 	}
 	if err == nil && last != "" {
-		whole := len(model)
 		model, err = lastRow(model, last)
-		changed = changed || len(model) != whole
+	}
+	if err == nil && !gpu {
+		err = scaleTables(model, filepath.Join(dir, preparedWeights))
 	}
 	if err != nil {
-		return false, err
+		return err
 	}
-	unscaled := false
-	if !gpu {
-		unscaled, err = scaleTables(model, filepath.Join(dir, preparedWeights))
-	}
-	if err != nil || !unscaled && !changed {
-		return false, err
-	}
-	return true, os.WriteFile(path, model, 0o644)
+	return os.WriteFile(path, model, 0o644)
 }
 
 // ownNodes moves nodes that package kernels can run into its domain, and tells
@@ -282,8 +269,8 @@ func (n operator) isAttention(graph []Info) bool {
 	return err == nil && n.ints["do_rotary"] == 1 && !n.other && len(graph[past].Shape) == 4 && graph[past].code == codeFloat32 && kernels.Width(graph[past].Shape[3])
 }
 
-// scaleTables takes the scale out of attention and tells whether it could, where
-// weights is the file beside model, which it changes. The library multiplies a
+// scaleTables takes the scale out of attention where it can: weights is the file
+// beside model, and it changes both. The library multiplies a
 // single row as it is where the product is not scaled, but packs the whole matrix
 // anew where it is: and GroupQueryAttention scales the product of a query and all
 // keys, by its attribute. Queries and keys are turned by the same two tables
@@ -291,10 +278,10 @@ func (n operator) isAttention(graph []Info) bool {
 // one token behind 512 of a SmolLM2-135M attention then takes 106 us a layer in
 // place of 154. The keys in the cache are smaller by the root; nothing but the
 // graph reads them.
-func scaleTables(model []byte, weights string) (bool, error) {
+func scaleTables(model []byte, weights string) error {
 	scale, tables, err := unscale(model)
-	if err != nil || tables == nil {
-		return false, err
+	if err != nil {
+		return err
 	}
 	root := float32(math.Sqrt(float64(scale)))
 	for _, t := range tables {
@@ -303,10 +290,10 @@ func scaleTables(model []byte, weights string) (bool, error) {
 			continue
 		}
 		if err := multiplyFile(weights, t, root); err != nil {
-			return false, err
+			return err
 		}
 	}
-	return true, nil
+	return nil
 }
 
 // attention is what the GroupQueryAttention nodes of a graph have in common.

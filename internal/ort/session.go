@@ -42,8 +42,7 @@ type Options struct {
 	// has float32 and this machine gains by it: see the types of Inputs.
 	HalfCache bool
 	// LastRow is an output, [batch, rows, columns], of which only the last row is read:
-	// no others are made where they are a product with weights, unless the file is too
-	// large to be prepared and holds them itself. See the shape of Outputs.
+	// no others are made where they are a product with weights. See the shape of Outputs.
 	LastRow string
 	// Stoppable lets Run be stopped in the middle, at the cost of a goroutine for each
 	// Binding. Files of 16 MB and more always are.
