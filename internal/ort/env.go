@@ -44,8 +44,8 @@ type Config struct {
 	// is quick. Empty: none are kept.
 	CacheDir string
 	// CacheBytes is the most that CacheDir may hold: what was not loaded for
-	// longest is deleted. Models of more than half of it are not kept.
-	// It defaults to 2 GB.
+	// longest is deleted. Models of more than half of it are not kept, nor of more
+	// than a quarter of what the disk has free. It defaults to 16 GB.
 	CacheBytes int64
 	// Logger is told when auto falls back to the CPU.
 	// It defaults to slog.Default().
@@ -83,7 +83,7 @@ func Open(cfg Config) (*Env, error) {
 		cfg.Threads = runtime.GOMAXPROCS(0)
 	}
 	if cfg.CacheBytes <= 0 {
-		cfg.CacheBytes = 2 << 30
+		cfg.CacheBytes = 16 << 30
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
