@@ -14,7 +14,7 @@ func halveCache(model []byte) ([]byte, error) {
 	return rewrite(model, func(g *vertices) bool {
 		cache = g.halve()
 		return len(cache) > 0
-	}, func(graph []byte) ([]byte, error) { return graph, retype(graph, cache, codeFloat32, codeFloat16) })
+	}, func(graph []byte) ([]byte, error) { return inHalves(graph, cache) })
 }
 
 // halve changes all attention, and gives the names of what becomes 16 bits: none
@@ -43,27 +43,24 @@ func (g *vertices) halve() map[string]bool {
 	return cache
 }
 
-// retype changes the element type of the graph's inputs and outputs called names,
-// in place: both types take one byte.
-func retype(graph []byte, names map[string]bool, from, to byte) error {
-	return fields(graph, func(num, _ uint64, b []byte) error {
-		if num != 11 && num != 12 {
-			return nil
-		}
-		info, err := readInfo(b)
-		if err != nil || !names[info.Name] {
-			return err
-		}
-		return fields(b, func(num, _ uint64, b []byte) error {
-			if num != 2 { // TypeProto
-				return nil
+// inHalves makes the graph's inputs and outputs called names float16 where they are
+// float32.
+func inHalves(graph []byte, names map[string]bool) (_ []byte, err error) {
+	for _, num := range []uint64{11, 12} {
+		graph, err = edit(graph, num, func(info []byte) ([]byte, error) {
+			if one, err := readInfo(info); err != nil || !names[one.Name] {
+				return info, err
 			}
-			return fields(b, func(num, _ uint64, b []byte) error {
-				if num == 1 && bytes.HasPrefix(b, []byte{1 << 3, from}) { // tensor_type, of which the first field is elem_type
-					b[1] = to
+			return editTensor(info, func(tensor []byte) ([]byte, error) {
+				if rest, ok := bytes.CutPrefix(tensor, []byte{1 << 3, codeFloat32}); ok { // elem_type, which is the first field
+					tensor = append([]byte{1 << 3, codeFloat16}, rest...)
 				}
-				return nil
+				return tensor, nil
 			})
 		})
-	})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return graph, nil
 }

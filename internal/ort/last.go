@@ -72,19 +72,22 @@ func lastIndex() (b []byte) {
 
 // oneRow gives a ValueInfoProto of [batch, rows, columns] one row.
 func oneRow(info []byte) ([]byte, error) {
-	return edit(info, 2, func(kind []byte) ([]byte, error) { // TypeProto
-		return edit(kind, 1, func(tensor []byte) ([]byte, error) { // tensor_type
-			return edit(tensor, 2, func(shape []byte) ([]byte, error) {
-				axis := -1
-				return edit(shape, 1, func(dim []byte) ([]byte, error) {
-					if axis++; axis == 1 {
-						dim = appendNumber(nil, 1, 1)
-					}
-					return dim, nil
-				})
+	return editTensor(info, func(tensor []byte) ([]byte, error) {
+		return edit(tensor, 2, func(shape []byte) ([]byte, error) {
+			axis := -1
+			return edit(shape, 1, func(dim []byte) ([]byte, error) {
+				if axis++; axis == 1 {
+					dim = appendNumber(nil, 1, 1)
+				}
+				return dim, nil
 			})
 		})
 	})
+}
+
+// editTensor gives a ValueInfoProto with its TypeProto.Tensor as f makes it.
+func editTensor(info []byte, f func(tensor []byte) ([]byte, error)) ([]byte, error) {
+	return edit(info, 2, func(kind []byte) ([]byte, error) { return edit(kind, 1, f) })
 }
 
 // edit gives a message with its fields num, which hold bytes, as f makes them; without
