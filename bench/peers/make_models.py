@@ -19,14 +19,20 @@ from peer import need
 
 p = argparse.ArgumentParser()
 p.add_argument("--out", required=True)
-p.add_argument("--tiny", action="store_true", help="two layers and a small vocabulary, to try the script out")
+p.add_argument("--size", choices=("135m", "1.7b", "tiny"), default="135m",
+               help="SmolLM2's published size; tiny: two layers and a small vocabulary, to try the script out. The names in OUT stay (default %(default)s)")
 a = p.parse_args()
 np, torch, transformers = need("numpy", "torch", "transformers")
 os.makedirs(a.out, exist_ok=True)
 
-LAYERS, VOCAB = (2, 4096) if a.tiny else (30, 49152)
-TEXT = dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=LAYERS, num_attention_heads=9, num_key_value_heads=3, vocab_size=VOCAB,
-            max_position_embeddings=8192, rope_theta=100000.0, rms_norm_eps=1e-5, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2)
+VOCAB = 4096 if a.size == "tiny" else 49152
+SIZES = dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3)
+if a.size == "tiny":
+    SIZES["num_hidden_layers"] = 2
+elif a.size == "1.7b":
+    SIZES = dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=24, num_attention_heads=32, num_key_value_heads=32)
+TEXT = dict(SIZES, vocab_size=VOCAB, max_position_embeddings=8192, rope_theta=100000.0, rms_norm_eps=1e-5, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+            pad_token_id=2)
 
 
 def once(name: str, make):
@@ -91,7 +97,7 @@ def gguf(path: str):
     heads, kv = TEXT["num_attention_heads"], TEXT["num_key_value_heads"]
     w.add_context_length(TEXT["max_position_embeddings"])
     w.add_embedding_length(TEXT["hidden_size"])
-    w.add_block_count(LAYERS)
+    w.add_block_count(TEXT["num_hidden_layers"])
     w.add_feed_forward_length(TEXT["intermediate_size"])
     w.add_head_count(heads)
     w.add_head_count_kv(kv)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -58,7 +57,7 @@ func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.
 		err := e.prepare(src, s, keep, size)
 		built, missing := e.kept(keep, s)
 		if err = cmp.Or(err, missing); err != nil {
-			e.cfg.Logger.Warn("cannot keep a prepared graph", "model", src.Name, "err", err)
+			e.cfg.Logger.Warn("cannot keep a prepared graph: the next start is as slow, and answers may be slower", "model", src.Name, "err", err)
 		}
 		if missing == nil {
 			return built, nil
@@ -87,7 +86,11 @@ func (e *Env) unkept(src Source, s *Session) (*ortgo.DynamicAdvancedSession, err
 // kept: what is larger than half of all that may be kept would leave no room
 // for the others.
 func (e *Env) place(src Source, s *Session, size int64, beside []string) string {
-	if e.cfg.CacheDir == "" || size > e.cfg.CacheBytes/2 {
+	if e.cfg.CacheDir == "" {
+		return ""
+	}
+	if most := e.cfg.CacheBytes / 2; size > most {
+		e.cfg.Logger.Info("too large to be kept prepared: each start prepares it anew, and answers may be slower", "model", src.Name, "mb", size>>20, "most_mb", most>>20)
 		return ""
 	}
 	id := src.Hash
@@ -116,7 +119,7 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) error {
 		return err
 	}
 	if !roomFor(e.cfg.CacheDir, size) {
-		return errors.New("the disk is nearly full")
+		return fmt.Errorf("the disk is nearly full: %s needs %d MB free", e.cfg.CacheDir, roomTimes*size>>20+1)
 	}
 	tmp, err := os.MkdirTemp(e.cfg.CacheDir, unfinished)
 	if err != nil {
@@ -285,11 +288,14 @@ func sample(h hash.Hash, path string) error {
 	return nil
 }
 
-// roomFor tells whether the disk under dir has room for n bytes, and as many
-// thrice for others.
+// roomTimes is how many times its size must be free on the disk for a graph to be kept:
+// others need room too.
+const roomTimes = 4
+
+// roomFor tells whether the disk under dir has room for a graph of n bytes.
 func roomFor(dir string, n int64) bool {
 	var st syscall.Statfs_t
-	return syscall.Statfs(dir, &st) != nil || int64(st.Bavail) > 4*n/st.Bsize
+	return syscall.Statfs(dir, &st) != nil || int64(st.Bavail) > roomTimes*n/st.Bsize
 }
 
 // preparedName is the name of a graph prepared by this library on this kind of
