@@ -44,8 +44,9 @@ type Config struct {
 	// is quick. Empty: none are kept.
 	CacheDir string
 	// CacheBytes is the most that CacheDir may hold: what was not loaded for
-	// longest is deleted. Models of more than half of it are not kept, nor of more
-	// than a quarter of what the disk has free. It defaults to 16 GB.
+	// longest is deleted. It defaults to 16 GB, and is never more than a quarter of
+	// what the disk would have free without it. Models of more than half of it are not
+	// kept, which is logged.
 	CacheBytes int64
 	// Logger is told when auto falls back to the CPU.
 	// It defaults to slog.Default().

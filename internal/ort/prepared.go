@@ -37,7 +37,7 @@ const (
 // load builds the session, from the graph prepared for this machine if there
 // is one or one can be made, else from the source.
 func (e *Env) load(src Source, s *Session, size int64, beside []string) (*ortgo.DynamicAdvancedSession, error) {
-	keep := e.place(src, s, size, beside)
+	keep := e.place(src, s, beside)
 	if keep != "" {
 		if built, err := e.kept(keep, s); err == nil {
 			now := time.Now()
@@ -82,15 +82,10 @@ func (e *Env) unkept(src Source, s *Session) (*ortgo.DynamicAdvancedSession, err
 	return e.build(src, ortgo.GraphOptimizationLevelEnableAll, "", s)
 }
 
-// place is the folder of the graph prepared from src, empty when none is to be
-// kept: what is larger than half of all that may be kept would leave no room
-// for the others.
-func (e *Env) place(src Source, s *Session, size int64, beside []string) string {
+// place is the folder of the graph prepared from src, empty when none can be told
+// from others.
+func (e *Env) place(src Source, s *Session, beside []string) string {
 	if e.cfg.CacheDir == "" {
-		return ""
-	}
-	if most := e.cfg.CacheBytes / 2; size > most {
-		e.cfg.Logger.Info("too large to be kept prepared: each start prepares it anew, and answers may be slower", "model", src.Name, "mb", size>>20, "most_mb", most>>20)
 		return ""
 	}
 	id := src.Hash
@@ -112,14 +107,35 @@ func (e *Env) place(src Source, s *Session, size int64, beside []string) string 
 	return filepath.Join(e.cfg.CacheDir, preparedName(id, e.Version(), e.Device()))
 }
 
+// most is how many bytes may be kept: no more than a quarter of what the disk would
+// have free without them.
+func (e *Env) most() (int64, error) {
+	_, kept, err := entries(e.cfg.CacheDir)
+	if err != nil {
+		return 0, err
+	}
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(e.cfg.CacheDir, &disk); err != nil {
+		return 0, err
+	}
+	return min(e.cfg.CacheBytes, (int64(disk.Bavail)*disk.Bsize+kept)/4), nil
+}
+
 // prepare has the library rewrite the graph and puts what it made into the folder
 // keep, in one step: what is there is whole.
 func (e *Env) prepare(src Source, s *Session, keep string, size int64) error {
 	if err := os.MkdirAll(e.cfg.CacheDir, 0o755); err != nil {
 		return err
 	}
-	if !roomFor(e.cfg.CacheDir, size) {
-		return fmt.Errorf("the disk is nearly full: %s needs %d MB free", e.cfg.CacheDir, roomTimes*size>>20+1)
+	most, err := e.most()
+	if err != nil {
+		return err
+	}
+	if size > most/2 { // no room for others
+		return fmt.Errorf("it has %d MB, and %s room for %d MB", size>>20, e.cfg.CacheDir, most/2>>20)
+	}
+	if err := prune(e.cfg.CacheDir, most-size, keep); err != nil {
+		return err
 	}
 	tmp, err := os.MkdirTemp(e.cfg.CacheDir, unfinished)
 	if err != nil {
@@ -147,7 +163,7 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) error {
 			return err
 		}
 	}
-	return prune(e.cfg.CacheDir, e.cfg.CacheBytes, keep)
+	return prune(e.cfg.CacheDir, most, keep)
 }
 
 // kept builds the session from the folder of a prepared graph.
@@ -199,32 +215,22 @@ func settle(path string) error {
 	return f.Sync()
 }
 
-// prune deletes the graphs that were not loaded for longest until no more than
-// limit bytes are left, and what a crash left unfinished. It spares keep.
-func prune(dir string, limit int64, keep string) error {
+// entry is a prepared graph's folder, and all else that lies beside them.
+type entry struct {
+	path string
+	used time.Time
+	size int64
+}
+
+// entries lists what is kept, and its size.
+func entries(dir string) (all []entry, total int64, err error) {
 	list, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	type entry struct {
-		path string
-		used time.Time
-		size int64
-	}
-	var all []entry
-	var total int64
 	for _, d := range list {
 		info, err := d.Info()
 		if err != nil {
 			continue // gone: another process prunes too
 		}
 		one := entry{path: filepath.Join(dir, d.Name()), used: info.ModTime(), size: info.Size()}
-		if strings.HasPrefix(d.Name(), unfinished) {
-			if time.Since(one.used) > time.Hour {
-				os.RemoveAll(one.path)
-			}
-			continue
-		}
 		files, _ := os.ReadDir(one.path) // none in what is a file
 		for _, f := range files {
 			if info, err := f.Info(); err == nil {
@@ -233,12 +239,24 @@ func prune(dir string, limit int64, keep string) error {
 		}
 		all, total = append(all, one), total+one.size
 	}
+	return all, total, err
+}
+
+// prune deletes the graphs that were not loaded for longest until no more than
+// limit bytes are left, and what a crash left unfinished. It spares keep, and what
+// another process writes.
+func prune(dir string, limit int64, keep string) error {
+	all, total, err := entries(dir)
+	if err != nil {
+		return err
+	}
 	slices.SortFunc(all, func(a, b entry) int { return a.used.Compare(b.used) })
 	for _, one := range all {
-		if total <= limit {
-			break
-		}
-		if one.path == keep {
+		written := strings.HasPrefix(filepath.Base(one.path), unfinished)
+		switch {
+		case written && time.Since(one.used) < time.Hour, one.path == keep:
+			continue
+		case !written && total <= limit:
 			continue
 		}
 		if err := os.RemoveAll(one.path); err != nil {
@@ -286,16 +304,6 @@ func sample(h hash.Hash, path string) error {
 		}
 	}
 	return nil
-}
-
-// roomTimes is how many times its size must be free on the disk for a graph to be kept:
-// others need room too.
-const roomTimes = 4
-
-// roomFor tells whether the disk under dir has room for a graph of n bytes.
-func roomFor(dir string, n int64) bool {
-	var st syscall.Statfs_t
-	return syscall.Statfs(dir, &st) != nil || int64(st.Bavail) > roomTimes*n/st.Bsize
 }
 
 // preparedName is the name of a graph prepared by this library on this kind of

@@ -3,9 +3,12 @@ package ort
 import (
 	"bytes"
 	"encoding/binary"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -197,16 +200,33 @@ func TestPreparedGraphsAreBounded(t *testing.T) {
 	}
 }
 
-// Where nothing can or should be kept the graph runs all the same.
+// However much may be kept, the disk has room for others.
+func TestDiskIsNotFilled(t *testing.T) {
+	dir := t.TempDir()
+	e := open(t, Config{CacheDir: dir, CacheBytes: math.MaxInt64})
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(dir, &disk); err != nil {
+		t.Fatal(err)
+	}
+	most, err := e.most()
+	if free := int64(disk.Bavail) * disk.Bsize; err != nil || most > free/3 || most < free/5 {
+		t.Errorf("%d bytes may be kept where %d are free: %v", most, free, err)
+	}
+}
+
+// Where nothing can or should be kept the graph runs all the same, and it is said why.
 func TestNothingIsPrepared(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, cfg := range map[string]Config{
-		"no folder": {Device: "cpu", CacheDir: filepath.Join(file, "in", "a", "file")},
-		"too large": {Device: "cpu", CacheDir: filepath.Join(t.TempDir(), "prepared"), CacheBytes: 20 << 10},
+	var said bytes.Buffer
+	for why, cfg := range map[string]Config{
+		"not a directory": {CacheDir: filepath.Join(file, "in", "a", "file")},
+		"room for":        {CacheDir: filepath.Join(t.TempDir(), "prepared"), CacheBytes: 20 << 10},
 	} {
+		said.Reset()
+		cfg.Device, cfg.Logger = "cpu", slog.New(slog.NewTextHandler(&said, nil))
 		e, err := Open(cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -215,8 +235,8 @@ func TestNothingIsPrepared(t *testing.T) {
 		if err := e.Close(); err != nil {
 			t.Error(err)
 		}
-		if paths, _ := kept(t, cfg.CacheDir); len(paths) > 0 {
-			t.Errorf("%s: kept %v", name, paths)
+		if paths, _ := kept(t, cfg.CacheDir); len(paths) > 0 || !strings.Contains(said.String(), why) {
+			t.Errorf("kept %v, and said %q, not %q", paths, said.String(), why)
 		}
 	}
 }
