@@ -137,6 +137,9 @@ func (e *Env) prepare(src Source, s *Session, keep string, size int64) error {
 	if err := prune(e.cfg.CacheDir, most-size, keep); err != nil {
 		return err
 	}
+	if size >= small {
+		e.cfg.Logger.Info("preparing a graph for this machine, once: the next start is quicker", "model", src.Name, "mb", size>>20)
+	}
 	tmp, err := os.MkdirTemp(e.cfg.CacheDir, unfinished)
 	if err != nil {
 		return err
