@@ -48,7 +48,8 @@ type Config struct {
 	// what the disk would have free without it. Models of more than half of it are not
 	// kept, which is logged.
 	CacheBytes int64
-	// Logger is told when auto falls back to the CPU.
+	// Logger is told when auto falls back to the CPU, and what is prepared or cannot be
+	// kept.
 	// It defaults to slog.Default().
 	Logger *slog.Logger
 }

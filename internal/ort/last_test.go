@@ -121,16 +121,16 @@ func TestLinkedModel(t *testing.T) {
 		t.Errorf("%d graphs are kept, want 2", len(paths))
 	}
 	data, err := os.ReadFile(filepath.Join(paths[0], preparedWeights))
-	apart := filepath.Join(filepath.Dir(graph), preparedWeights)
-	if err = errors.Join(err, os.Remove(apart), os.WriteFile(apart, data, 0o600)); err != nil {
+	weights := filepath.Join(filepath.Dir(graph), preparedWeights)
+	if err = errors.Join(err, os.Remove(weights), os.WriteFile(weights, data, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	load(Source{Path: graph})
-	if err := os.Remove(apart); err != nil {
+	if err := os.Remove(weights); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.NewSession(Source{Path: graph}, Options{}); err == nil || !strings.Contains(err.Error(), apart) {
-		t.Errorf("without its weights: %v, want %s named", err, apart)
+	if _, err := e.NewSession(Source{Path: graph}, Options{}); err == nil || !strings.Contains(err.Error(), weights) {
+		t.Errorf("without its weights: %v, want %s named", err, weights)
 	}
 }
 

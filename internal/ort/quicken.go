@@ -14,10 +14,11 @@ import (
 	"github.com/lookout-video/lookout/internal/ort/kernels"
 )
 
-// quicken changes a prepared graph so that reading tokens costs less: nodes become those of package kernels, where own says that this
-// machine can run them, and what attention is left to the library loses its scale.
-// With halves, keys and values are kept in 16 bits; of the output last, unless it is
-// empty, only the last row is made. On a GPU that is all that is done.
+// quicken changes a prepared graph so that reading tokens costs less: nodes become
+// those of package kernels, where own says that this machine can run them, and what
+// attention is left to the library loses its scale. With halves, keys and values are
+// kept in 16 bits; of the output last, unless it is empty, only the last row is made. On
+// a GPU that is all that is done.
 func quicken(dir string, gpu, own, halves bool, last string) error {
 	path := filepath.Join(dir, preparedGraph)
 	model, err := os.ReadFile(path)
@@ -270,14 +271,13 @@ func (n operator) isAttention(graph []Info) bool {
 }
 
 // scaleTables takes the scale out of attention where it can: weights is the file
-// beside model, and it changes both. The library multiplies a
-// single row as it is where the product is not scaled, but packs the whole matrix
-// anew where it is: and GroupQueryAttention scales the product of a query and all
-// keys, by its attribute. Queries and keys are turned by the same two tables
-// before. With the root of the scale in the tables, the attribute can be 1. For
-// one token behind 512 of a SmolLM2-135M attention then takes 106 us a layer in
-// place of 154. The keys in the cache are smaller by the root; nothing but the
-// graph reads them.
+// beside model, and it changes both. The library multiplies a single row as it is
+// where the product is not scaled, but packs the whole matrix anew where it is: and
+// GroupQueryAttention scales the product of a query and all keys, by its attribute.
+// Queries and keys are turned by the same two tables before. With the root of the
+// scale in the tables, the attribute can be 1. For one token behind 512 of a
+// SmolLM2-135M attention then takes 106 us a layer in place of 154. The keys in the
+// cache are smaller by the root; nothing but the graph reads them.
 func scaleTables(model []byte, weights string) error {
 	scale, tables, err := unscale(model)
 	if err != nil {
