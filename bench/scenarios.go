@@ -221,7 +221,7 @@ func Scenarios(l Lookout, c Config) ([]Scenario, []Ratio) {
 				return aging(a, length)
 			}),
 		}},
-		{Name: "prompts", Text: "embedded model: visual part of a frame with 1, 4 and 16 standing prompts, ms", Runs: 3 * runs, Sides: func() (sides []Side) {
+		{Name: "prompts", Text: "embedded model: visual part of a frame with 1, 4 and 16 standing prompts, ms", Runs: 5 * runs, Sides: func() (sides []Side) {
 			for _, n := range []int{1, 4, 16} {
 				sides = append(sides, ours(fmt.Sprint(n), l.Prompts != nil, fmt.Sprintf("lookout bench --only prompts (%d)", n), func(ctx context.Context) (Values, error) {
 					p, err := l.Prompts(ctx, c.Video, n)
